@@ -1,0 +1,242 @@
+"""mitmproxy's HTTP hooks, translated: a flow becomes a `Request`, an `Answer` becomes a response.
+
+Responsible for translation, for the one log line of every exchange, and for letting what passes stream through in
+both directions. Must not know how answers come about. A mitmproxy addon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from mitmproxy import http
+from mitmproxy.net.http import status_codes
+
+from pullthrough.core.cachestatus import CacheStatus
+from pullthrough.core.headers import Headers
+from pullthrough.core.registries import Registries
+from pullthrough.core.routes import classify
+from pullthrough.guard import Guard
+from pullthrough.messages import Answer, Pass, Registry, Request
+from pullthrough.metrics import Metrics
+from pullthrough.page import Page
+from pullthrough.parent import ParentProxies
+from pullthrough.pulls import Pulls
+from pullthrough.streaming import TO_US, Sender, error_response
+
+log = logging.getLogger(__name__)
+traffic = logging.getLogger("pullthrough.traffic")
+
+_EXCHANGE: Final = "pullthrough.exchange"
+_BODYLESS: Final = frozenset((204, 304))
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """What has to be remembered of a request until it is over."""
+
+    request: Request
+    cache: CacheStatus
+    began: float
+    asked: float = 0.0
+    sent: int = 0
+    #: Does the answer come from the upstream, through mitmproxy?
+    passing: bool = False
+    logged: bool = False
+
+
+class PullthroughAddon:
+    """Exchanges with registries, and requests to the proxy itself."""
+
+    def __init__(
+        self,
+        *,
+        registries: Registries,
+        pulls: Pulls,
+        page: Page,
+        sender: Sender,
+        guard: Guard,
+        parents: ParentProxies,
+        metrics: Metrics,
+    ) -> None:
+        self._registries = registries
+        self._pulls = pulls
+        self._page = page
+        self._sender = sender
+        self._guard = guard
+        self._parents = parents
+        self._metrics = metrics
+        self._open: set[str] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no exchange is under way."""
+        await self._idle.wait()
+
+    # -- requests
+
+    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Every request but CONNECT begins here."""
+        if flow.error:
+            return
+        if flow.metadata.get(TO_US):
+            await self._answer_ourselves(flow)
+            return
+        registry = _registry(flow)
+        if not self._registries.covers(registry.host, registry.port):
+            self._forward(flow, registry)
+            return
+        request = _request(flow, registry)
+        exchange = _Exchange(request, CacheStatus(fwd="bypass"), time.monotonic())
+        flow.metadata[_EXCHANGE] = exchange
+        self._began(flow)
+        answer = await self._pulls.answer(request)
+        exchange.cache = answer.cache
+        if isinstance(answer, Pass):
+            exchange.passing, exchange.asked = True, self._pulls.asked()
+            self._stream_through(flow, registry)
+        else:
+            self._respond(flow, answer)
+
+    async def _answer_ourselves(self, flow: http.HTTPFlow) -> None:
+        answer = await self._page.answer(flow.request.method, flow.request.path, flow.request.host_header or "")
+        self._respond(flow, answer)
+
+    def _forward(self, flow: http.HTTPFlow, registry: Registry) -> None:
+        """Plain HTTP to a host that is no registry (HTTP_PROXY): relayed unseen, to port 80 only."""
+        objection = self._guard.objection(registry.host, registry.port)
+        if objection is None and registry.port != 80:
+            objection = f"plain HTTP leads to port 80 only; put {registry.host} into NO_PROXY"
+        if objection is not None:
+            flow.response = error_response(403, objection)
+        else:
+            self._stream_through(flow, registry)
+
+    def _stream_through(self, flow: http.HTTPFlow, registry: Registry) -> None:
+        flow.request.stream = True
+        parent = self._parents.towards(registry.scheme, registry.host, registry.port)
+        if parent is not None:
+            flow.server_conn.via = parent.via
+
+    def _respond(self, flow: http.HTTPFlow, answer: Answer) -> None:
+        flow.response = _response(answer)
+        exchange = flow.metadata.get(_EXCHANGE)
+        bodyless = flow.request.method == "HEAD" or answer.status in _BODYLESS
+        if bodyless or isinstance(answer.body, bytes):
+            content = b"" if bodyless or not isinstance(answer.body, bytes) else answer.body
+            # Not `content`: its setter would write a Content-Length of its own.
+            flow.response.raw_content = content
+            if exchange is not None:
+                exchange.sent = len(content)
+            return
+
+        def done(sent: int) -> None:
+            if exchange is not None:
+                exchange.sent = sent
+                self._over(flow)
+
+        self._sender.start(flow, answer.body, done)
+
+    # -- answers
+
+    async def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """What comes from the upstream streams through, but what it means for the cache is noted first."""
+        if flow.response is None or flow.metadata.get(TO_US):
+            return
+        exchange = flow.metadata.get(_EXCHANGE)
+        if exchange is None:
+            flow.response.stream = True
+        elif exchange.passing:
+            flow.response.stream = _Counter(exchange)
+            headers = Headers(flow.response.headers.items(multi=True))
+            await self._pulls.observe(exchange.request, flow.response.status_code, headers, exchange.asked)
+            flow.response.headers.add("Cache-Status", exchange.cache.header())
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """The answer is there: log it, unless its body is still to be pulled."""
+        exchange = flow.metadata.get(_EXCHANGE)
+        if exchange is not None and (exchange.passing or not self._sender.sends(flow)):
+            self._over(flow)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        """It was cut, by the client or for a reason."""
+        if flow.metadata.get(_EXCHANGE) is not None:
+            self._over(flow)
+
+    # -- bookkeeping
+
+    def _began(self, flow: http.HTTPFlow) -> None:
+        self._open.add(flow.id)
+        self._idle.clear()
+
+    def _over(self, flow: http.HTTPFlow) -> None:
+        self._open.discard(flow.id)
+        if not self._open:
+            self._idle.set()
+        exchange: _Exchange = flow.metadata[_EXCHANGE]
+        if not exchange.logged:
+            exchange.logged = True
+            self._log(flow, exchange)
+
+    def _log(self, flow: http.HTTPFlow, exchange: _Exchange) -> None:
+        request, cache = exchange.request, exchange.cache
+        route = classify(request.method, request.target)
+        self._metrics.answered(route.kind, cache.outcome, exchange.sent)
+        traffic.info(
+            "request",
+            extra={
+                "client": request.client,
+                "method": request.method,
+                "host": request.registry.authority,
+                "repository": route.repository or None,
+                "reference": route.reference or route.kind.value,
+                "status": flow.response.status_code if flow.response else None,
+                "outcome": cache.outcome,
+                "detail": (flow.error.msg if flow.error else None) or cache.detail,
+                "bytes": exchange.sent,
+                "ms": round((time.monotonic() - exchange.began) * 1000),
+            },
+        )
+
+
+class _Counter:
+    """Passes chunks through and counts them: what mitmproxy calls a stream function."""
+
+    def __init__(self, exchange: _Exchange) -> None:
+        self._exchange = exchange
+
+    def __call__(self, chunk: bytes) -> bytes:
+        self._exchange.sent += len(chunk)
+        return chunk
+
+
+def _registry(flow: http.HTTPFlow) -> Registry:
+    request = flow.request
+    return Registry(request.scheme, request.host.lower().rstrip(".").strip("[]"), request.port)
+
+
+def _request(flow: http.HTTPFlow, registry: Registry) -> Request:
+    headers = Headers(flow.request.headers.items(multi=True))
+    return Request(registry, flow.request.method, flow.request.path, headers, flow.client_conn.peername[0])
+
+
+def _response(answer: Answer) -> http.Response:
+    fields = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in answer.headers]
+    fields.append((b"Cache-Status", answer.cache.header().encode()))
+    if answer.status not in _BODYLESS:
+        length = _length(answer)
+        framing = (b"Transfer-Encoding", b"chunked") if length is None else (b"Content-Length", str(length).encode())
+        fields.append(framing)
+    now = time.time()
+    reason = status_codes.RESPONSES.get(answer.status, "").encode()
+    return http.Response(b"HTTP/1.1", answer.status, reason, http.Headers(fields), b"", None, now, now)
+
+
+def _length(answer: Answer) -> int | None:
+    if answer.length is not None:
+        return answer.length
+    return len(answer.body) if isinstance(answer.body, bytes) else answer.body.length

@@ -1,0 +1,181 @@
+"""The settings as one typed value, and the places that they come from: flags, environment, file, defaults.
+
+Responsible for precedence, and for saying in one sentence where a bad value came from. Must not know what
+the settings are for; names, defaults and parsers are the table in `options`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from pullthrough.options import ENV_PREFIX, OPTIONS, Address, LogFormat, LogLevel, Option, shown
+
+#: Names the file; the one variable that is no setting.
+CONFIG_VARIABLE: Final = f"{ENV_PREFIX}CONFIG"
+
+_ROOT_DATA_DIR: Final = Path("/var/lib/pullthrough")
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used. The text is one sentence: where from, what is wrong, an example."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings, checked. Sizes are in bytes, times in seconds, paths absolute."""
+
+    listen: Address
+    data_dir: Path
+    size: int
+    #: As HOST:PORT. These are added to the built-in list.
+    registry: tuple[str, ...]
+    upstream_ca: Path | None
+    #: The operator's own CA, both or neither; else there is one in `ca_dir`.
+    ca_cert: Path | None
+    ca_key: Path | None
+    log_format: LogFormat
+    log_level: LogLevel
+    connect_timeout: float
+    first_byte_timeout: float
+    stall_timeout: float
+    shutdown_grace: float
+
+    @property
+    def ca_dir(self) -> Path:
+        """The folder of the generated CA."""
+        return self.data_dir / "ca"
+
+
+class _Given(NamedTuple):
+    source: str
+    value: object
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None = None) -> Settings:
+    """The settings: each from its flag, else the environment, else the file, else its default.
+
+    `flags` go by setting names; None and an empty list mean that a flag was not given. `file` is what
+    --config names; without it PULLTHROUGH_CONFIG may name one. A higher place replaces what a lower one
+    says, lists too. Raises ConfigError.
+    """
+    given = _from_file(file, environ) | _from_environment(environ) | _from_flags(flags)
+    values: dict[str, Any] = {name: option.initial() for name, option in OPTIONS.items()}
+    values |= {name: _parsed(OPTIONS[name], each) for name, each in given.items()}
+    _both_or_neither(given, "ca_cert", "ca_key")
+    return Settings(**values | {"data_dir": values["data_dir"] or default_data_dir(environ)})
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """/var/lib/pullthrough for root, else the user's data folder (XDG Base Directory Specification 0.8)."""
+    if os.geteuid() == 0:
+        return _ROOT_DATA_DIR
+    given = Path(environ.get("XDG_DATA_HOME", ""))
+    if given.is_absolute():  # "If [...] a relative path, the application should consider it invalid"
+        return given / "pullthrough"
+    home = Path(environ.get("HOME", ""))
+    if not home.is_absolute():
+        raise ConfigError(f"environment HOME: names no folder; for example give --data-dir {_ROOT_DATA_DIR}")
+    return home / ".local/share/pullthrough"
+
+
+def _from_flags(flags: Mapping[str, object]) -> dict[str, _Given]:
+    given = {name: value for name, value in flags.items() if value not in (None, [], ())}
+    return {name: _Given(f"flag {OPTIONS[name].flag}", value) for name, value in given.items()}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
+    """An empty variable counts as unset, as compose files and CI systems mean it."""
+    _refuse_unknown_variables(environ)
+    return {
+        name: _Given(f"environment {option.variable}", environ[option.variable])
+        for name, option in OPTIONS.items()
+        if environ.get(option.variable)
+    }
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    known = {CONFIG_VARIABLE} | {option.variable for option in OPTIONS.values()}
+    for variable in environ:
+        ours = variable.startswith(ENV_PREFIX) and not _of_kubernetes(variable, environ)
+        if ours and variable not in known:
+            hint = _nearest(variable, known, prefix=ENV_PREFIX)
+            raise ConfigError(f"environment {variable}: there is no such setting{hint}")
+
+
+def _of_kubernetes(variable: str, environ: Mapping[str, str]) -> bool:
+    """Each service puts a family of variables into every pod, and ours may well be named pullthrough-..."""
+    mark = "SERVICE_HOST"
+    families = (name.removesuffix(mark) for name in environ if name.endswith(f"_{mark}"))
+    return any(variable.startswith((f"{family}SERVICE_", f"{family}PORT")) for family in families)
+
+
+def _from_file(file: Path | None, environ: Mapping[str, str]) -> dict[str, _Given]:
+    source = "flag --config"
+    if file is None:
+        if not environ.get(CONFIG_VARIABLE):
+            return {}
+        source, file = f"environment {CONFIG_VARIABLE}", Path(environ[CONFIG_VARIABLE])
+    table = _toml(file, source)
+    for key in table:
+        if key not in OPTIONS:
+            fault = f"there is no such setting{_nearest(key, OPTIONS)}"
+            raise ConfigError(f"file {file} key {shown(key)}: {fault}")
+    return {key: _Given(f"file {file} key {key}", value) for key, value in table.items()}
+
+
+def _toml(file: Path, source: str) -> dict[str, object]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        fault = f"{source}: {file} cannot be read ({error.strerror})"
+        raise ConfigError(f"{fault}; for example /etc/pullthrough.toml") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f'file {file}: {error}; a line reads for example size = "50GiB"') from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"file {file}: is not UTF-8 text, which TOML files are") from error
+
+
+def _nearest(word: str, known: Collection[str], prefix: str = "") -> str:
+    # Flags are written with dashes and people copy them; the common prefix would make all names look alike.
+    asked = word.removeprefix(prefix).replace("-", "_")
+    found = difflib.get_close_matches(asked, [name.removeprefix(prefix) for name in known], n=1)
+    return f", did you mean {prefix}{found[0]}?" if found else "; pullthrough run --help lists them all"
+
+
+def _parsed(option: Option, given: _Given) -> object:
+    try:
+        values = [option.parse(text) for text in _texts(given.value, many=option.many)]
+    except ValueError as error:
+        raise ConfigError(f"{given.source}: {error}; for example {option.hint}") from error
+    return tuple(dict.fromkeys(values)) if option.many else values[0]
+
+
+def _texts(value: object, *, many: bool) -> list[str]:
+    """The text of a value from any place: a file has numbers and lists, a variable commas and spaces."""
+    if not many:
+        return [_text(value)]
+    items = value if isinstance(value, list | tuple) else [value]
+    return [word for item in items for word in re.split(r"[,\s]+", _text(item)) if word]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Path):
+        raise ValueError(f"{shown(str(value))} is neither text nor a number")  # noqa: TRY004
+    return str(value).strip()
+
+
+def _both_or_neither(given: Mapping[str, _Given], *pair: str) -> None:
+    for name, other in zip(pair, reversed(pair), strict=True):
+        if name in given and other not in given:
+            option = OPTIONS[other]
+            raise ConfigError(
+                f"{given[name].source}: goes together with {option.flag}, of which nothing is said; "
+                f"for example {option.flag} {option.hint}"
+            )

@@ -1,0 +1,93 @@
+"""How log records look: text for people, JSON for machines.
+
+Responsible for the format, and for keeping secrets out of it. Must not know who logs.
+Traffic (logger `pullthrough.traffic`) is one record for each request or tunnel, with its fields in `extra`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Final
+
+#: The fields of a traffic record, in the order in which they are shown.
+FIELDS: Final = (
+    "client",
+    "method",
+    "host",
+    "repository",
+    "reference",
+    "status",
+    "outcome",
+    "detail",
+    "bytes",
+    "ms",
+)
+
+#: What may follow `?` in a URL is a signature as likely as not; what follows a scheme of authentication is a secret.
+_SECRETS: Final = (
+    (re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*"), r"\1?..."),
+    (re.compile(r"\b(Basic|Bearer|Negotiate)\s+[A-Za-z0-9._~+/=-]{4,}", re.IGNORECASE), r"\1 ..."),
+    (re.compile(r"(https?://)[^\s/@\"']+@"), r"\1...@"),
+)
+
+
+def redacted(text: str) -> str:
+    """`text` without query strings, user parts of URLs and authentication values, on one line."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    return {name: value for name in FIELDS if (value := getattr(record, name, None)) is not None}
+
+
+class TextFormatter(logging.Formatter):
+    """One line of text: time, level, message, then `key=value` for each field."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line; a traceback follows on its own lines."""
+        when = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
+        pairs = "".join(f" {name}={_word(value)}" for name, value in _fields(record).items())
+        line = f"{when}Z {record.levelname:<7} {_one_line(redacted(record.getMessage()))}{pairs}"
+        return f"{line}\n{redacted(self.formatException(record.exc_info))}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object for each record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        entry: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": redacted(record.getMessage()),
+            **_fields(record),
+        }
+        if record.exc_info:
+            entry["traceback"] = redacted(self.formatException(record.exc_info))
+        return json.dumps(entry)
+
+
+def _word(value: object) -> str:
+    text = _one_line(str(value))
+    return json.dumps(text) if " " in text or '"' in text else text
+
+
+def _one_line(text: str) -> str:
+    """Nobody forges a log line: what cannot be printed is escaped."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def configure(form: str, level: str) -> None:
+    """Log to stderr, from now on, in this process."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    # mitmproxy tells of every connection; at our levels that is what `debug` is for.
+    logging.getLogger("mitmproxy").setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -1,0 +1,255 @@
+"""Manifests: by tag always asked for upstream, by digest kept for ever.
+
+Responsible for carrying out one manifest request. Must not know mitmproxy. Bodies are stored among the blobs: a
+manifest is content named by its digest like any other; its media type is a fact of the repository and
+stands in the link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Final
+
+from pullthrough.access import Access
+from pullthrough.core import media
+from pullthrough.core.cachestatus import CacheStatus
+from pullthrough.core.digest import Digest
+from pullthrough.core.headers import Headers
+from pullthrough.core.policy import Facts, Step, plan
+from pullthrough.core.routes import Route
+from pullthrough.fetch import Source
+from pullthrough.joins import Joins
+from pullthrough.messages import Answer, Pass, Repository, Request
+from pullthrough.store import Link, Store, StoreError
+from pullthrough.upstream import Reply, Upstream, UpstreamError
+
+#: A manifest that is longer passes through (OCI distribution spec 1.1 asks registries for at least 4 MiB).
+MAX_MANIFEST: Final = 8 << 20
+
+type _Key = tuple[Repository, str, tuple[str, ...], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What the upstream says of a manifest without sending it."""
+
+    status: int
+    headers: Headers
+    digest: Digest | None
+    length: int | None
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A manifest request's answer with its body; `digest` if that was verified."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    digest: Digest | None
+    stored: bool
+
+
+class Manifests:
+    """Answers GET and HEAD on manifests (OCI distribution spec 1.1, end-3)."""
+
+    def __init__(self, store: Store, upstream: Upstream, access: Access) -> None:
+        self._store = store
+        self._upstream = upstream
+        self._access = access
+        self._heads: Joins[_Key, _Head] = Joins()
+        self._wholes: Joins[_Key, _Whole | Pass] = Joins()
+
+    async def answer(self, request: Request, source: Source, route: Route) -> Answer | Pass:
+        """The answer, or `Pass` where the client does better with the upstream itself.
+
+        Raises StoreError and UpstreamError.
+        """
+        if route.digest is None:
+            return await self._by_tag(request, source, route.reference)
+        return await self._by_digest(request, source, route.digest)
+
+    async def changed(self, repository: Repository, reference: str) -> None:
+        """The upstream accepted a PUT or a DELETE of this manifest: what we knew of it is over, now.
+
+        A digest loses its link; of a tag nothing is kept. Checks under way were perhaps answered before:
+        nobody joins them any more.
+        """
+        self._heads.forget(lambda key: key[0] == repository)
+        self._wholes.forget(lambda key: key[0] == repository)
+        digest = Digest.parse(reference)
+        if digest is not None:
+            await self._store.unlink(str(repository), digest)
+
+    # -- by tag
+
+    async def _by_tag(self, request: Request, source: Source, tag: str) -> Answer | Pass:
+        """Ask what the tag names now (HEAD costs no pull at Docker Hub), and answer from the store if we have that."""
+        key = _key(request, source, tag)
+        head, joined = await self._heads.do(key, lambda: self._ask_head(source, tag))
+        if request.method == "HEAD":
+            cache = CacheStatus(
+                fwd="request", fwd_status=head.status, collapsed=joined, detail="tags are always checked"
+            )
+            return Answer(head.status, _end_to_end(head.headers), cache, b"", head.length)
+        if head.ok and head.digest is not None:
+            body = await self._stored(head.digest)
+            if body is not None:
+                return _content(request, head.headers, head.digest, body, CacheStatus(hit=True, detail="tag checked"))
+        return await self._whole(request, source, tag)
+
+    async def _ask_head(self, source: Source, reference: str) -> _Head:
+        asked = self._access.now()
+        reply = await self._upstream.ask("HEAD", _url(source, reference), source.headers)
+        reply.close()
+        digest = Digest.parse(reply.headers.get("docker-content-digest") or "")
+        head = _Head(reply.status, reply.headers, digest, reply.length)
+        await self._note(source, reference, digest, reply, asked)
+        return head
+
+    # -- by digest
+
+    async def _by_digest(self, request: Request, source: Source, digest: Digest) -> Answer | Pass:
+        accept = request.headers.all("accept")
+        link = await self._store.linked(str(source.repository), digest)
+        body = await self._stored(digest)
+        # Registries answer 404 to an Accept that does not list the stored type: then only they can decide.
+        suits = link is not None and bool(link.media_type) and media.lists(accept, link.media_type)
+        granted = self._access.granted(source.principal, source.repository)
+        step = plan(Facts(granted=granted, linked=suits, held=body is not None)).step
+        if step is Step.SERVE and link is not None and body is not None:
+            return _content(request, _known_headers(link), digest, body, CacheStatus(hit=True))
+        if request.method == "HEAD":
+            return await self._relay_head(request, source, str(digest))
+        if step is Step.CHECK and body is not None:
+            head, _ = await self._heads.do(
+                _key(request, source, str(digest)), lambda: self._ask_head(source, str(digest))
+            )
+            if head.ok and head.digest in (None, digest):
+                cache = CacheStatus(hit=True, detail="access checked")
+                return _content(request, head.headers, digest, body, cache)
+        return await self._whole(request, source, str(digest))
+
+    async def _relay_head(self, request: Request, source: Source, reference: str) -> Answer:
+        head, joined = await self._heads.do(_key(request, source, reference), lambda: self._ask_head(source, reference))
+        cache = CacheStatus(fwd="miss", fwd_status=head.status, collapsed=joined)
+        return Answer(head.status, _end_to_end(head.headers), cache, b"", head.length)
+
+    # -- both
+
+    async def _stored(self, digest: Digest) -> bytes | None:
+        """The manifest, if it is stored and what it should be. Small enough to verify each time."""
+        blob = await self._store.open(digest)
+        if blob is None:
+            return None
+        with contextlib.closing(blob):
+            if blob.size > MAX_MANIFEST:
+                return None
+            body = await blob.read_at(0, MAX_MANIFEST)
+        if digest.matches(body):
+            return body
+        await self._store.drop(digest)
+        return None
+
+    async def _whole(self, request: Request, source: Source, reference: str) -> Answer | Pass:
+        got, joined = await self._wholes.do(
+            _key(request, source, reference), lambda: self._ask_whole(source, reference)
+        )
+        if isinstance(got, Pass):
+            return got
+        cache = CacheStatus(fwd="miss", fwd_status=got.status, stored=got.stored and not joined, collapsed=joined)
+        if got.digest is None:
+            return Answer(got.status, _end_to_end(got.headers), cache, got.body)
+        return _content(request, got.headers, got.digest, got.body, cache)
+
+    async def _ask_whole(self, source: Source, reference: str) -> _Whole | Pass:
+        asked = self._access.now()
+        reply = await self._upstream.ask("GET", _url(source, reference), source.headers)
+        try:
+            body = await reply.body(MAX_MANIFEST)
+        finally:
+            reply.close()
+        if body is None:
+            return Pass(CacheStatus(fwd="bypass", detail=f"manifest over {MAX_MANIFEST} bytes"))
+        if "content-encoding" in reply.headers:
+            return Pass(CacheStatus(fwd="bypass", detail="upstream coded the manifest"))
+        digest = _verified(reference, reply, body)
+        await self._note(source, reference, digest, reply, asked)
+        stored = digest is not None and await self._keep(digest, body)
+        return _Whole(reply.status, reply.headers, body, digest, stored)
+
+    async def _keep(self, digest: Digest, body: bytes) -> bool:
+        try:
+            await self._store.put(digest, body)
+        except StoreError:
+            return False
+        return True
+
+    async def _note(self, source: Source, reference: str, digest: Digest | None, reply: Reply, asked: float) -> None:
+        """Draw the conclusions from what the upstream said to this client about this manifest."""
+        if reply.status in (401, 403):
+            self._access.revoke(source.principal, source.repository)
+        if not reply.ok:
+            return
+        self._access.grant(source.principal, source.repository, asked)
+        content_type = media.media_type(reply.headers.get("content-type") or "")
+        if digest is None or content_type not in media.MANIFEST_TYPES:
+            return
+        with contextlib.suppress(StoreError):
+            if await self._store.linked(str(source.repository), digest) != Link(content_type):
+                await self._store.link(str(source.repository), digest, content_type)
+
+
+def _key(request: Request, source: Source, reference: str) -> _Key:
+    return source.repository, reference, media.accept_key(request.headers.all("accept")), source.principal
+
+
+def _url(source: Source, reference: str) -> str:
+    return f"{source.repository.registry}/v2/{source.repository.name}/manifests/{reference}"
+
+
+def _verified(reference: str, reply: Reply, body: bytes) -> Digest | None:
+    """The digest of a 2xx body, if it is the one that was asked for or promised.
+
+    By tag, another digest in the header than that of the body is relayed but not kept: signed schema 1 manifests are
+    named by the digest of a part of them. By digest, wrong bytes are an error.
+    """
+    if not reply.ok:
+        return None
+    wanted = Digest.parse(reference)
+    promised = Digest.parse(reply.headers.get("docker-content-digest") or "")
+    if wanted is None:
+        digest = Digest.of(body, promised.algorithm if promised else "sha256")
+        return digest if promised in (None, digest) else None
+    if wanted.matches(body):
+        return wanted
+    if media.media_type(reply.headers.get("content-type") or "") == media.DOCKER_SCHEMA1_SIGNED:
+        return None
+    raise UpstreamError(f"the upstream sent bytes that are not {wanted}; nothing was kept, try again")
+
+
+def _known_headers(link: Link) -> Headers:
+    return Headers((("Content-Type", link.media_type), ("Docker-Distribution-Api-Version", "registry/2.0")))
+
+
+def _end_to_end(headers: Headers) -> Headers:
+    return headers.end_to_end().without("Content-Length")
+
+
+def _content(request: Request, headers: Headers, digest: Digest, body: bytes, cache: CacheStatus) -> Answer:
+    """A manifest whose bytes are verified. Range is ignored, as registries do on manifests."""
+    etag = headers.get("etag") or f'"{digest}"'
+    fields = _end_to_end(headers).having("Docker-Content-Digest", str(digest)).having("ETag", etag)
+    conditions = {
+        tag.strip().removeprefix("W/") for value in request.headers.all("if-none-match") for tag in value.split(",")
+    }
+    if conditions & {etag.removeprefix("W/"), f'"{digest}"', "*"}:
+        return Answer(304, fields.without("Content-Type"), cache)
+    if request.method == "HEAD":
+        return Answer(200, fields, cache, b"", len(body))
+    return Answer(200, fields, cache, body)

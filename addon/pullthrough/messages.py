@@ -1,0 +1,97 @@
+"""What passes between a front door and the rest: one request, and what is to be done with it.
+
+Responsible for the shape of that conversation only. Must not know mitmproxy, the store or the network:
+front doors translate to and from these values, everything behind them speaks nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from pullthrough.core.cachestatus import CacheStatus
+from pullthrough.core.headers import Headers
+
+_DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """One upstream registry. `host` is lower-case without brackets or a trailing dot."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """`host[:port]` as in a Host field; the default port is left out."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if _DEFAULT_PORTS.get(self.scheme) == self.port else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        # The scheme is part of the identity: what plain HTTP served must not stand in for HTTPS.
+        return f"{self.scheme}://{self.authority}"
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """One repository of one registry: the unit of access (DESIGN: a grant and a link are made for it)."""
+
+    registry: Registry
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.registry}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request head to a registry. `target` is the path and query as sent."""
+
+    registry: Registry
+    method: str
+    target: str
+    headers: Headers
+    client: str = ""
+
+
+class Body(Protocol):
+    """The bytes of an answer, pulled by whoever sends them."""
+
+    @property
+    def length(self) -> int | None:
+        """Bytes in all, or None while nobody knows (then the answer is sent chunked)."""
+
+    async def read(self, limit: int) -> bytes:
+        """Between 1 and `limit` next bytes; b"" at the end.
+
+        Raises `BodyError` when the rest cannot be had: the connection must then be cut, so that no client
+        takes what it got for the whole.
+        """
+
+    async def aclose(self) -> None:
+        """Let go of whatever the body holds. Safe to call twice."""
+
+
+class BodyError(Exception):
+    """The rest of a body cannot be delivered. The text goes to the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response that we give. `body` is small bytes or a `Body`; `headers` lack Content-Length and Cache-Status."""
+
+    status: int
+    headers: Headers
+    cache: CacheStatus
+    body: bytes | Body = b""
+    #: For HEAD, whose body is empty but whose Content-Length is not.
+    length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Let the request through to the upstream unchanged; `cache` says why."""
+
+    cache: CacheStatus = field(default_factory=lambda: CacheStatus(fwd="bypass"))

@@ -1,0 +1,69 @@
+"""Numbers for Prometheus.
+
+Responsible for names and labels (bounded: never a repository or a client) and for rendering them. Must not know
+where the numbers come from. Only this module imports prometheus_client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The counters of this process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "pullthrough_requests",
+            "Requests to registries, by what was asked and how it was answered.",
+            ("route", "outcome"),
+            registry=self._registry,
+        )
+        self._sent = Counter(
+            "pullthrough_sent_bytes",
+            "Bytes of bodies sent to clients, by how they were answered.",
+            ("outcome",),
+            registry=self._registry,
+        )
+        self._tunnelled = Counter(
+            "pullthrough_tunnelled_bytes", "Bytes through tunnels, both directions.", registry=self._registry
+        )
+        self._degraded = Gauge(
+            "pullthrough_degraded",
+            "1 while some part does not work and pulls may go uncached.",
+            registry=self._registry,
+        )
+        self._flights = Gauge("pullthrough_flights", "Fills under way.", registry=self._registry)
+        self._stored = Gauge("pullthrough_store_bytes", "Bytes of blobs on disk.", registry=self._registry)
+        self._blobs = Gauge("pullthrough_store_blobs", "Blobs on disk.", registry=self._registry)
+        self._size = Gauge("pullthrough_store_size_bytes", "Bytes that the store may use.", registry=self._registry)
+
+    def watch(self, *, degraded: Callable[[], float], flights: Callable[[], float], size: int) -> None:
+        """Where the present state is to be read when somebody asks."""
+        self._degraded.set_function(degraded)
+        self._flights.set_function(flights)
+        self._size.set(size)
+
+    def answered(self, route: str, outcome: str, sent: int) -> None:
+        """One request to a registry was answered, with `sent` bytes of body."""
+        self._requests.labels(route, outcome).inc()
+        self._sent.labels(outcome).inc(sent)
+
+    def tunnelled(self, transferred: int) -> None:
+        """A tunnel ended."""
+        self._tunnelled.inc(transferred)
+
+    def stored(self, usage: int, blobs: int) -> None:
+        """What the store holds."""
+        self._stored.set(usage)
+        self._blobs.set(blobs)
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self._registry)

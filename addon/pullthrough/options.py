@@ -1,0 +1,289 @@
+"""The table of settings: what each is called, how its text is read, its default and its help.
+
+Responsible for single values. Flags, file keys, variables and help texts all follow from `OPTIONS`; nothing
+else names a default. Must not know where a value comes from (`config` does) nor what it is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+from pullthrough.core.registries import parse_entry
+
+ENV_PREFIX: Final = "PULLTHROUGH_"
+
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_ADDRESS: Final = re.compile(r"(?:(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]*):)?(?P<port>[0-9]{1,5})")
+_QUANTITY: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)")
+_SIZES: Final[Mapping[str, int]] = {"": 1, "b": 1} | {
+    f"{letter}{suffix}": base**power
+    for power, letter in enumerate("kmgtp", start=1)
+    for suffix, base in (("b", 1000), ("ib", 1024))
+}
+_DURATIONS: Final[Mapping[str, int | Decimal]] = {"": 1, "ms": Decimal("0.001"), "s": 1, "m": 60, "h": 3600}
+_MAX_SIZE: Final = 2**63 - 1  # what the index can count
+_MAX_DURATION: Final = 24 * 3600
+_SHOWN: Final = 60  # characters of a bad value that are repeated to the user
+
+
+class Address(NamedTuple):
+    """Where to listen. `host` has no brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One setting. `parse` raises ValueError with half a sentence that begins with the bad text.
+
+    `default` is written as a user would write it, or None if there is no value; `unset` then says what
+    happens without one. `many` values make a tuple.
+    """
+
+    name: str
+    parse: Callable[[str], Any]
+    metavar: str
+    panel: str
+    explained: str
+    default: str | None = None
+    unset: str = ""
+    example: str = ""
+    many: bool = False
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        return f"{ENV_PREFIX}{self.name.upper()}"
+
+    @property
+    def hint(self) -> str:
+        """A value that would do."""
+        return self.example or self.default or self.metavar
+
+    def initial(self) -> Any:
+        """The value when nobody says anything."""
+        if self.default is not None:
+            return self.parse(self.default)
+        return () if self.many else None
+
+
+def parse_address(text: str) -> Address:
+    """`HOST:PORT`, `[IPv6]:PORT`, `:PORT` or `PORT`; without a host, every IPv4 address of the machine."""
+    match = _ADDRESS.fullmatch(text)
+    if match is None or int(match["port"]) > 65535:
+        raise ValueError(f"{shown(text)} is not HOST:PORT, [IPv6]:PORT or a port up to 65535")
+    return Address(_bind_host(match["host"] or ""), int(match["port"]))
+
+
+def _bind_host(text: str) -> str:
+    if text.startswith("["):
+        return str(ipaddress.IPv6Address(text[1:-1]))  # its ValueError is a good enough sentence
+    return text or "0.0.0.0"  # noqa: S104  # a cache is there for other machines; the guard admits who may
+
+
+def parse_size(text: str) -> int:
+    """Bytes: `50GiB` (powers of 1024), `500MB` (powers of 1000) or a plain number."""
+    size = int(_quantity(text, _SIZES, "a size in bytes, KB, MB, GB, TB or KiB, MiB, GiB, TiB"))
+    if not 0 < size <= _MAX_SIZE:
+        raise ValueError(f"{shown(text)} is not between 1 byte and 8 EiB")
+    return size
+
+
+def parse_duration(text: str) -> float:
+    """Seconds: `10s`, `500ms`, `2m`, `1h` or a plain number of seconds."""
+    seconds = _quantity(text, _DURATIONS, "a duration in ms, s, m or h")
+    if not _DURATIONS["ms"] <= seconds <= _MAX_DURATION:
+        raise ValueError(f"{shown(text)} is not between 1ms and 24h")
+    return float(seconds)
+
+
+def _quantity(text: str, units: Mapping[str, int | Decimal], kind: str) -> Decimal:
+    match = _QUANTITY.fullmatch(text)
+    unit = units.get(match[2].lower()) if match else None
+    if match is None or unit is None:
+        raise ValueError(f"{shown(text)} is not {kind}")
+    return Decimal(match[1]) * unit
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(f"{shown(text)} is not one of {', '.join(words)}")
+        return text.lower()
+
+    return parse
+
+
+def _absolute(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        # A service has no current directory that its operator would think of.
+        raise ValueError(f"{shown(text)} is not an absolute path")
+    return path
+
+
+def _directory(text: str) -> Path:
+    path = _absolute(text)
+    with contextlib.suppress(OSError):  # not ours to see: whoever uses the folder will say so
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{shown(text)} is not a folder")
+    return path
+
+
+def _file(text: str) -> Path:
+    path = _absolute(text)
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"{shown(text)} cannot be read ({error.strerror})") from error
+    return path
+
+
+def _registry(text: str) -> str:
+    return str(parse_entry(text))
+
+
+def shown(text: str) -> str:
+    """A piece of somebody's input, quoted on one line and cut to a length that fits a sentence."""
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+_LISTENING: Final = "Listening and storage"
+_CERTIFICATES: Final = "Registries and certificates"
+_LOGGING: Final = "Logging"
+_TIMEOUTS: Final = "Time-outs"
+
+_TABLE: Final = (
+    Option(
+        name="listen",
+        parse=parse_address,
+        metavar="HOST:PORT",
+        panel=_LISTENING,
+        explained="The one port: proxy, CA certificate, health, metrics. Also [IPv6]:PORT or just PORT.",
+        default="0.0.0.0:3128",
+    ),
+    Option(
+        name="data_dir",
+        parse=_directory,
+        metavar="DIR",
+        panel=_LISTENING,
+        explained="Where the cache and the generated CA are kept, across restarts.",
+        unset="/var/lib/pullthrough for root, else ~/.local/share/pullthrough",
+        example="/srv/pullthrough",
+    ),
+    Option(
+        name="size",
+        parse=parse_size,
+        metavar="SIZE",
+        panel=_LISTENING,
+        explained="How much is kept; what was unused for longest goes first. GiB or GB, MiB or MB, ...",
+        default="50GiB",
+    ),
+    Option(
+        name="registry",
+        parse=_registry,
+        metavar="HOST[:PORT]",
+        panel=_CERTIFICATES,
+        explained=(
+            "A registry to cache beside the well-known ones; give the flag once for each. "
+            "A * stands for part of a name: *.registry.corp.test."
+        ),
+        unset="the built-in list alone",
+        example="registry.corp.test:5050",
+        many=True,
+    ),
+    Option(
+        name="upstream_ca",
+        parse=_file,
+        metavar="FILE",
+        panel=_CERTIFICATES,
+        explained="PEM certificates of further CAs that vouch for registries, such as a company's own.",
+        unset="the system's CAs alone",
+        example="/etc/ssl/certs/corp.pem",
+    ),
+    Option(
+        name="ca_cert",
+        parse=_file,
+        metavar="FILE",
+        panel=_CERTIFICATES,
+        explained="A CA of your own that clients trust already: PEM, followed by its chain if it has one.",
+        unset="generated in the data folder",
+        example="/etc/pullthrough/ca-cert.pem",
+    ),
+    Option(
+        name="ca_key",
+        parse=_file,
+        metavar="FILE",
+        panel=_CERTIFICATES,
+        explained="The private key of --ca-cert: PEM without a password.",
+        unset="generated in the data folder",
+        example="/etc/pullthrough/ca-key.pem",
+    ),
+    Option(
+        name="log_format",
+        parse=_one_of(*get_args(LogFormat)),
+        metavar="text|json",
+        panel=_LOGGING,
+        explained="Lines for people, or for a collector.",
+        default="text",
+    ),
+    Option(
+        name="log_level",
+        parse=_one_of(*get_args(LogLevel)),
+        metavar="LEVEL",
+        panel=_LOGGING,
+        explained="debug, info, warning or error.",
+        default="info",
+    ),
+    Option(
+        name="connect_timeout",
+        parse=parse_duration,
+        metavar="TIME",
+        panel=_TIMEOUTS,
+        explained="To connect to a registry, TLS included.",
+        default="10s",
+    ),
+    Option(
+        name="first_byte_timeout",
+        parse=parse_duration,
+        metavar="TIME",
+        panel=_TIMEOUTS,
+        explained="For a registry to begin its answer. Keep it below 30s: then containerd gives up waiting.",
+        default="20s",
+    ),
+    Option(
+        name="stall_timeout",
+        parse=parse_duration,
+        metavar="TIME",
+        panel=_TIMEOUTS,
+        explained="How long a body that has begun may go without another byte.",
+        default="60s",
+    ),
+    Option(
+        name="shutdown_grace",
+        parse=parse_duration,
+        metavar="TIME",
+        panel=_TIMEOUTS,
+        explained="How long running pulls may go on after Ctrl-C or SIGTERM.",
+        default="30s",
+    ),
+)
+
+#: Every setting by its name, which is also its key in a file.
+OPTIONS: Final[Mapping[str, Option]] = {option.name: option for option in _TABLE}

@@ -1,0 +1,106 @@
+"""What the proxy says when it is asked itself: the first page, the CA, health and metrics.
+
+Responsible for requests made to us and not through us. Must not know registries' traffic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import json
+from typing import Final
+
+from pullthrough import __version__, metrics
+from pullthrough.core import ocierrors
+from pullthrough.core.cachestatus import CacheStatus
+from pullthrough.core.headers import Headers
+from pullthrough.health import Health
+from pullthrough.messages import Answer
+from pullthrough.metrics import Metrics
+from pullthrough.store import Store, StoreError
+
+_PAGE: Final = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>pullthrough</title>
+<style>
+:root {{ color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }}
+body {{ max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }}
+pre {{ overflow-x: auto; padding: .7rem; border: 1px solid; border-radius: .3rem; }}
+</style>
+<h1>pullthrough {version}</h1>
+<p>A caching proxy for container registries. Status: <strong>{status}</strong>.</p>
+<h2>On a client</h2>
+<pre>curl -fsS {base}/ca.pem -o pullthrough-ca.pem
+export HTTPS_PROXY={base}</pre>
+<p>Then trust <a href="/ca.pem">the CA</a>, SHA-256 fingerprint<br><code>{fingerprint}</code>.<br>
+On Debian and Ubuntu: copy it to <code>/usr/local/share/ca-certificates/pullthrough.crt</code>, run
+<code>update-ca-certificates</code>, and restart dockerd or containerd with the variable set.</p>
+<p><a href="/healthz">healthz</a> · <a href="/readyz">readyz</a> · <a href="/metrics">metrics</a></p>
+</html>
+"""
+
+
+class Page:
+    """Answers GET and HEAD on our own paths."""
+
+    def __init__(self, *, ca_pem: bytes, fingerprint: str, health: Health, metrics: Metrics, store: Store) -> None:
+        self._ca_pem = ca_pem
+        self._fingerprint = fingerprint
+        self._health = health
+        self._metrics = metrics
+        self._store = store
+
+    async def answer(self, method: str, target: str, host: str) -> Answer:
+        """The answer to a request made to us. `host` is the Host field, for the links on the page."""
+        if method not in ("GET", "HEAD"):
+            return _error(405, ocierrors.UNSUPPORTED, "only GET and HEAD are answered here")
+        match target.partition("?")[0]:
+            case "/":
+                return _answer("text/html; charset=utf-8", self._first_page(host))
+            case "/ca.pem":
+                return _answer("application/x-pem-file", self._ca_pem)
+            case "/healthz":
+                return _json({"status": self._health.status, "reasons": self._health.reasons})
+            case "/readyz":
+                return _json({"status": self._health.status, "reasons": self._health.reasons, **await self._usage()})
+            case "/metrics":
+                await self._usage()
+                return _answer(metrics.CONTENT_TYPE, self._metrics.render())
+            case _:
+                return _error(404, ocierrors.NAME_UNKNOWN, "this is a proxy: set HTTPS_PROXY to its address, see GET /")
+
+    def _first_page(self, host: str) -> bytes:
+        base = html.escape(f"http://{host or 'CACHE:3128'}")
+        status = html.escape(", ".join([self._health.status, *self._health.reasons.values()]))
+        page = _PAGE.format(version=__version__, status=status, base=base, fingerprint=self._fingerprint)
+        return page.encode()
+
+    async def _usage(self) -> dict[str, object]:
+        usage = blobs = 0
+        with contextlib.suppress(StoreError):
+            usage, blobs = await self._store.usage()
+            self._metrics.stored(usage, blobs)
+        return {"store": {"bytes": usage, "blobs": blobs, "size": self._store.size}}
+
+
+def _answer(content_type: str, body: bytes) -> Answer:
+    headers = Headers(
+        (
+            ("Content-Type", content_type),
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
+        )
+    )
+    return Answer(200, headers, CacheStatus(), body)
+
+
+def _json(value: object) -> Answer:
+    return _answer("application/json", json.dumps(value).encode() + b"\n")
+
+
+def _error(status: int, code: str, message: str) -> Answer:
+    headers = Headers((("Content-Type", ocierrors.CONTENT_TYPE),))
+    return Answer(status, headers, CacheStatus(), ocierrors.body(code, f"pullthrough: {message}"))

@@ -1,0 +1,362 @@
+"""How mitmproxy is taught to send a body that it does not hold in memory, to speak OCI errors, and to tunnel.
+
+The one file that leans on mitmproxy's inner names (tests/test_streaming_contract.py fails when they change).
+Responsible for bytes on connections: back-pressure, cutting what cannot be completed, counting. Must not know
+registries, caches or access: an addon puts an `Outgoing` on a flow, and this file sends it.
+
+mitmproxy sends `flow.response.content` in one piece from memory. Here a response may carry a `Body` instead: the
+HTTP stream yields a blocking hook for every chunk, whose handler first waits for the client to take what it was
+given and then for the next bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from mitmproxy import flow as mflow
+from mitmproxy import http
+from mitmproxy.connection import ConnectionState
+from mitmproxy.net.http import status_codes
+from mitmproxy.proxy import commands, context, events, layer
+from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    HttpEvent,
+    RequestHeaders,
+    ResponseData,
+    ResponseHeaders,
+    ResponseProtocolError,
+)
+from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHeadersHook, HttpResponseHook
+from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
+from mitmproxy.proxy.layers.tcp import TCPLayer
+
+from pullthrough.core import ocierrors
+from pullthrough.messages import Body, BodyError
+
+type Commands[T] = layer.CommandGenerator[T]
+
+#: Keys in flow.metadata.
+OUTGOING: Final = "pullthrough.outgoing"
+TO_US: Final = "pullthrough.to_us"
+TUNNEL: Final = "pullthrough.tunnel"
+
+#: Seconds in which a client has to take something of what was sent. mitmproxy's own time-out rests while a hook runs.
+CLIENT_PATIENCE: Final = 60.0
+#: Bytes per chunk. A fast client gets long chunks (fewer steps per byte), a slow one short ones (less memory).
+_SHORTEST: Final = 64 << 10
+_LONGEST: Final = 1 << 20
+#: Seconds for one chunk to be taken, below which a client counts as fast.
+_FAST: Final = 0.05
+#: A request head that is longer is refused (RFC 9110 section 5.4 leaves the limit to us; mitmproxy has none).
+_MAX_REQUEST_HEAD: Final = 64 << 10
+
+
+class Outgoing:
+    """A response body on its way to one client."""
+
+    def __init__(self, body: Body, done: Callable[[int], None]) -> None:
+        self.body = body
+        self.chunk = b""
+        self.sent = 0
+        self._done: Callable[[int], None] | None = done
+        self._limit = _SHORTEST
+        self._pull: asyncio.Task[bytes] | None = None
+
+    async def next(self, *, fast: bool) -> bytes:
+        """The next bytes; b"" at the end. BodyError if there are fewer than announced, or the client has left."""
+        self._limit = min(self._limit * 2, _LONGEST) if fast else _SHORTEST
+        if self.body.length is not None and self.sent >= self.body.length:
+            return b""
+        self._pull = asyncio.ensure_future(self.body.read(self._limit))
+        try:
+            chunk = await asyncio.shield(self._pull)
+        except asyncio.CancelledError:
+            if self._pull.cancelled():
+                raise BodyError("the client left") from None
+            raise
+        if not chunk and self.body.length is not None:
+            raise BodyError(f"the body ended after {self.sent} of {self.body.length} bytes")
+        self.sent += len(chunk)
+        return chunk
+
+    async def close(self) -> None:
+        """Wake whoever waits for bytes and let go of the body. Safe to call twice."""
+        if self._pull is not None:
+            self._pull.cancel()
+        if self._done is not None:
+            done, self._done = self._done, None
+            await self.body.aclose()
+            done(self.sent)
+
+
+@dataclasses.dataclass
+class TunnelCount:
+    """What may be known of a tunnel: where it leads and how many bytes went through."""
+
+    host: str
+    port: int
+    transferred: int = 0
+
+
+@dataclasses.dataclass
+class PullthroughChunkHook(commands.StartHook):
+    """Ask for the next chunk of `flow`: it is put into the Outgoing, b"" at the end; an error goes to flow.error."""
+
+    flow: http.HTTPFlow
+
+
+class Stream(HttpStream):
+    """An exchange that can send an `Outgoing`, and connects before it says that a tunnel is there."""
+
+    def state_wait_for_request_headers(self, event: RequestHeaders) -> Commands[None]:
+        """Note whether the request was made to the proxy itself: mitmproxy fills the host in from the Host field."""
+        to_us = self.mode is HTTPMode.regular and not event.request.host
+
+        def mark(command: commands.Command) -> None:
+            if isinstance(command, HttpRequestHeadersHook):
+                command.flow.metadata[TO_US] = to_us
+
+        yield from _watched(super().state_wait_for_request_headers(event), mark)
+
+    def handle_connect_regular(self) -> Commands[None]:
+        """A tunnel is opened at once, so that the client hears of a failure; else the client speaks first."""
+        count = self.flow.metadata.get(TUNNEL)
+        if not isinstance(count, TunnelCount) or self.flow.response:
+            yield from super().handle_connect_regular()  # type: ignore[no-untyped-call]
+            return
+        if self.context.server.via:
+            stack = HttpUpstreamProxy.make(self.context, True)
+            stack /= Tunnel(self.context, count)
+            self.child_layer = stack[0]
+        else:
+            error = yield commands.OpenConnection(self.context.server)
+            if error:
+                self.flow.response = error_response(502, f"cannot connect to {self.flow.request.host}: {error}")
+            self.child_layer = Tunnel(self.context, count)
+        yield from self.handle_connect_finish()  # type: ignore[no-untyped-call]
+
+    def send_response(self, already_streamed: bool = False) -> Commands[None]:
+        """As mitmproxy's, but with the body pulled chunk by chunk where the flow has an Outgoing."""
+        outgoing = self.flow.metadata.get(OUTGOING)
+        response = self.flow.response
+        if already_streamed or not isinstance(outgoing, Outgoing) or response is None:
+            yield from super().send_response(already_streamed)
+            return
+        response.timestamp_end = time.time()
+        yield HttpResponseHook(self.flow)
+        self.server_state = self.state_done
+        if (yield from self.check_killed(True)):
+            return
+        yield SendHttp(ResponseHeaders(self.stream_id, response, False), self.context.client)
+        while True:
+            yield PullthroughChunkHook(self.flow)
+            if (yield from self.check_killed(True)):
+                return
+            if self.flow.error:
+                yield from self._cut(self.flow.error.msg)
+                return
+            if not outgoing.chunk:
+                break
+            yield SendHttp(ResponseData(self.stream_id, outgoing.chunk), self.context.client)
+            outgoing.chunk = b""
+        if self.client_state == self.state_done:
+            yield from self.flow_done()
+
+    def _cut(self, message: str) -> Commands[None]:
+        """End the connection in the middle: the client must not take what it has for the whole."""
+        yield HttpErrorHook(self.flow)
+        error = ResponseProtocolError(self.stream_id, message, ErrorCode.GENERIC_SERVER_ERROR)
+        yield SendHttp(error, self.context.client)
+        self.client_state = self.server_state = self.state_errored
+        self.flow.live = False
+        yield DropStream(self.stream_id)
+
+
+class Server(Http1Server):
+    """HTTP/1.1 towards the client, with OCI error bodies and a bound on request heads."""
+
+    def send(self, event: HttpEvent) -> Commands[None]:
+        """Mitmproxy answers with a page of HTML where it has no response; a registry client wants JSON."""
+        if not isinstance(event, ResponseProtocolError) or self.response:
+            yield from super().send(event)
+            return
+        status = event.code.http_status_code()
+        if self.conn.state & ConnectionState.CAN_WRITE:
+            if status is not None:
+                head = self.request is not None and self.request.method == "HEAD"
+                yield commands.SendData(self.conn, error_bytes(status, event.message, head=head))
+            yield commands.CloseConnection(self.conn)
+
+    def read_headers(self, event: events.ConnectionEvent) -> Commands[None]:
+        """A head that is too long or cannot be read is refused in our words."""
+
+        def explain(command: commands.Command) -> None:
+            if isinstance(command, commands.SendData):
+                command.data = error_bytes(400, "the request cannot be understood")
+
+        yield from _watched(super().read_headers(event), explain)
+        if self.state == self.read_headers and len(self.buf) > _MAX_REQUEST_HEAD:
+            yield commands.SendData(self.conn, error_bytes(431, f"the request head exceeds {_MAX_REQUEST_HEAD} bytes"))
+            yield commands.CloseConnection(self.conn)
+            self.state = self.done
+
+
+class Http(HttpLayer):
+    """mitmproxy's HTTP layer, made of our streams and our server. HTTP/1.1 only: ALPN offers nothing else."""
+
+    def __init__(self, ctx: context.Context, mode: HTTPMode) -> None:
+        super().__init__(ctx, mode)
+        self.connections[ctx.client] = Server(ctx.fork())
+
+    def make_stream(self, stream_id: int) -> Commands[None]:
+        """Our kind of stream."""
+        self.streams[stream_id] = Stream(self.context.fork(), stream_id)
+        yield from self.event_to_child(self.streams[stream_id], events.Start())
+
+
+class Tunnel(TCPLayer):
+    """Bytes in both directions, unopened; only counted."""
+
+    def __init__(self, ctx: context.Context, count: TunnelCount) -> None:
+        super().__init__(ctx, ignore=True)
+        self._count = count
+
+    def relay_messages(self, event: events.Event) -> Commands[None]:
+        """Relay, and count."""
+        if isinstance(event, events.DataReceived):
+            self._count.transferred += len(event.data)
+        yield from super().relay_messages(event)
+
+
+class Close(layer.Layer):
+    """Hang up: what the client speaks is nothing that we do."""
+
+    def _handle_event(self, event: events.Event) -> Commands[None]:
+        if isinstance(event, events.Start):
+            yield commands.CloseConnection(self.context.client)
+
+
+class Sender:
+    """The addon that pulls chunks. Give it the connections of mitmproxy's proxyserver addon."""
+
+    def __init__(self, connections: Callable[[], Any]) -> None:
+        self._connections = connections
+        self._outgoing: dict[str, dict[str, Outgoing]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(flows) for flows in self._outgoing.values())
+
+    def start(self, flow: http.HTTPFlow, body: Body, done: Callable[[int], None]) -> None:
+        """Let `flow` answer with `body`. `done` is called once with the number of bytes sent, however it ends."""
+        outgoing = Outgoing(body, done)
+        flow.metadata[OUTGOING] = outgoing
+        self._outgoing.setdefault(flow.client_conn.id, {})[flow.id] = outgoing
+
+    def sends(self, flow: http.HTTPFlow) -> bool:
+        """Has `flow` a body of ours?"""
+        return OUTGOING in flow.metadata
+
+    async def pullthrough_chunk(self, flow: http.HTTPFlow) -> None:
+        """The hook: wait for the client, then for the next bytes."""
+        outgoing: Outgoing = flow.metadata[OUTGOING]
+        writer = self._writer(flow)
+        try:
+            if writer is None:
+                raise BodyError("the client left")
+            began = time.monotonic()
+            await drained(writer, CLIENT_PATIENCE)
+            outgoing.chunk = await outgoing.next(fast=time.monotonic() - began < _FAST)
+        except (BodyError, OSError) as error:
+            flow.error = mflow.Error(str(error) or type(error).__name__)
+            if writer is not None:
+                _reset_if_unframed(flow, writer)
+        if flow.error or not outgoing.chunk:
+            await self._finish(flow.client_conn.id, flow.id)
+
+    def _writer(self, flow: http.HTTPFlow) -> asyncio.StreamWriter | None:
+        """The client's connection; None if it is gone."""
+        try:
+            writer: asyncio.StreamWriter = self._connections()[flow.client_conn.id].transports[flow.client_conn].writer
+        except KeyError:
+            return None
+        return writer
+
+    async def error(self, flow: http.HTTPFlow) -> None:
+        """Mitmproxy's hook: the exchange was cut or killed."""
+        await self._finish(flow.client_conn.id, flow.id)
+
+    async def client_disconnected(self, client: Any) -> None:
+        """Mitmproxy's hook: a reader that waits for a silent source is woken here."""
+        for flow_id in tuple(self._outgoing.get(client.id, ())):
+            await self._finish(client.id, flow_id)
+
+    async def _finish(self, client_id: str, flow_id: str) -> None:
+        flows = self._outgoing.get(client_id, {})
+        outgoing = flows.pop(flow_id, None)
+        if not flows:
+            self._outgoing.pop(client_id, None)
+        if outgoing is not None:
+            await outgoing.close()
+
+
+async def drained(writer: asyncio.StreamWriter, patience: float) -> None:
+    """Wait until the client took most of what it was sent. TimeoutError if it takes nothing for `patience` seconds."""
+    left = writer.transport.get_write_buffer_size()
+    while True:
+        try:
+            async with asyncio.timeout(patience):
+                await writer.drain()
+            return
+        except TimeoutError:
+            now = writer.transport.get_write_buffer_size()
+            if now >= left:
+                raise TimeoutError("the client took nothing for too long") from None
+            left = now
+
+
+def _reset_if_unframed(flow: http.HTTPFlow, writer: asyncio.StreamWriter) -> None:
+    """A body that ends with the connection (HTTP/1.0, length unknown) looks whole when cut, unless it is reset."""
+    headers = flow.response.headers if flow.response else http.Headers()
+    if "content-length" not in headers and "transfer-encoding" not in headers:
+        peer = writer.get_extra_info("socket")
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def error_response(status: int, message: str) -> http.Response:
+    """Our own error as a response with an OCI body."""
+    body = ocierrors.body(ocierrors.DENIED if status == 403 else ocierrors.UNAVAILABLE, f"pullthrough: {message}")
+    return http.Response.make(status, body, {"Content-Type": ocierrors.CONTENT_TYPE})
+
+
+def error_bytes(status: int, message: str, *, head: bool = False) -> bytes:
+    """The same on the wire, for where mitmproxy has no response; the connection ends after it."""
+    code = ocierrors.UNSUPPORTED if 400 <= status < 500 else ocierrors.UNAVAILABLE
+    body = ocierrors.body(code, f"pullthrough: {message}")
+    lines = (
+        f"HTTP/1.1 {status} {status_codes.RESPONSES.get(status, 'Error')}",
+        f"Content-Type: {ocierrors.CONTENT_TYPE}",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+    )
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + (b"" if head else body)
+
+
+def _watched[T](generator: Commands[T], look: Callable[[commands.Command], None]) -> Commands[T]:
+    """Pass commands and replies through, letting `look` see each command first."""
+    reply: Any = None
+    while True:
+        try:
+            command = generator.send(reply)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        look(command)
+        reply = yield command

@@ -1,0 +1,215 @@
+"""The one HTTP client with which we ask upstreams.
+
+Responsible for connections, TLS, the parent proxy, time-outs and redirects. Must not know what is asked for:
+it sends a request and hands back the answer. Only this module imports aiohttp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+import yarl
+
+from pullthrough.core.headers import Headers
+from pullthrough.guard import Guard
+from pullthrough.parent import ParentProxies
+
+#: Redirects that a request may follow. Registries need one, two behind some CDNs.
+MAX_REDIRECTS: Final = 5
+#: Small questions (checks, manifests) and long bodies have pools of their own: 64 fills must not
+#: keep a tag check waiting for a free connection.
+_CHECKS_PER_HOST: Final = 32
+_BODIES_PER_HOST: Final = 64
+#: A pre-signed Location or a long challenge may be far longer than aiohttp's default of 8 KiB.
+_MAX_FIELD: Final = 64 * 1024
+_REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
+#: What a foreign origin gets to see of the client's request. Everything else may be a credential.
+_FOREIGN_FIELDS: Final = ("accept", "accept-encoding", "if-range", "range", "user-agent")
+
+
+class UpstreamError(Exception):
+    """The upstream did not give an answer. `status` is the one to give instead (502, 504); the text says why.
+
+    The text never holds a query string: pre-signed URLs are credentials.
+    """
+
+    def __init__(self, reason: str, status: int = 502) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. `stall` is the longest silence within a body."""
+
+    connect: float = 10.0
+    first_byte: float = 20.0
+    stall: float = 60.0
+
+
+class Reply:
+    """An upstream's answer: the head is here, the body is to be read or closed."""
+
+    def __init__(self, response: aiohttp.ClientResponse, *, foreign: bool) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers = Headers(response.headers.items())
+        #: Did a redirect lead to another origin than the one that was asked?
+        self.foreign = foreign
+
+    @property
+    def length(self) -> int | None:
+        """Content-Length, if it is one."""
+        text = self.headers.get("content-length") or ""
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+    @property
+    def ok(self) -> bool:
+        """Is it a 2xx?"""
+        return 200 <= self.status < 300
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body as it arrives. UpstreamError if it is cut or falls silent."""
+        with _translated(_shown(self._response.url)):
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+
+    async def body(self, limit: int) -> bytes | None:
+        """The whole body, or None if it is longer than `limit` bytes."""
+        gathered = bytearray()
+        async with contextlib.aclosing(self.chunks()) as chunks:
+            async for chunk in chunks:
+                gathered += chunk
+                if len(gathered) > limit:
+                    return None
+        return bytes(gathered)
+
+    def close(self) -> None:
+        """Let go of the connection; it is used again only if the body was read to its end."""
+        self._response.release()
+
+
+class Upstream:
+    """Asks upstreams, for all clients of this process. Make it inside the event loop; `aclose` it."""
+
+    def __init__(
+        self, *, tls: ssl.SSLContext, timeouts: Timeouts, parents: ParentProxies, guard: Guard, agent: str
+    ) -> None:
+        self._timeouts = timeouts
+        self._parents = parents
+        self._guard = guard
+        self._agent = agent
+        self._checks = self._session(tls, _CHECKS_PER_HOST)
+        self._bodies = self._session(tls, _BODIES_PER_HOST)
+
+    def _session(self, tls: ssl.SSLContext, per_host: int) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            ssl=tls,
+            limit=0,
+            limit_per_host=per_host,
+            use_dns_cache=False,  # a registry that moves must be found at once; the system caches look-ups
+            resolver=aiohttp.ThreadedResolver(),  # goes through the loop's getaddrinfo, which the guard watches
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),  # one client's cookie must never reach another's request
+            auto_decompress=False,
+            trust_env=False,  # it would also read ~/.netrc; the parent proxy comes from ParentProxies
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.stall
+            ),
+            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
+            max_line_size=_MAX_FIELD,
+            max_field_size=_MAX_FIELD,
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._checks.close()
+        await self._bodies.close()
+
+    async def ask(self, method: str, url: str, headers: Headers, *, follow: bool = False, bulk: bool = False) -> Reply:
+        """Send one request without a body and return the answer's head.
+
+        `follow` follows redirects (RFC 9110 section 15.4) as registries mean them: credentials stay with their origin,
+        never from https to http, at most `MAX_REDIRECTS`. `bulk` is for bodies of any length. UpstreamError if
+        there is no answer.
+        """
+        session = self._bodies if bulk else self._checks
+        at, foreign = yarl.URL(url, encoded=True), False
+        for _ in range(MAX_REDIRECTS + 1):
+            reply = Reply(await self._send(session, method, at, headers), foreign=foreign)
+            location = reply.headers.get("location")
+            if not follow or reply.status not in _REDIRECTS or location is None:
+                return reply
+            reply.close()
+            target = _target(at, location)
+            if target.origin() != at.origin():
+                headers, foreign = headers.only(*_FOREIGN_FIELDS), True
+            at = target
+        raise UpstreamError(f"{_shown(yarl.URL(url))} redirected more than {MAX_REDIRECTS} times")
+
+    async def _send(
+        self, session: aiohttp.ClientSession, method: str, url: yarl.URL, headers: Headers
+    ) -> aiohttp.ClientResponse:
+        host, port = url.host or "", url.port or 0
+        proxy = self._parents.towards(url.scheme, host, port)
+        fields = list(headers if "user-agent" in headers else headers.adding("User-Agent", self._agent))
+        with _translated(_shown(url)):
+            if proxy is None:
+                self._guard.check(host, port)  # names are checked when they are resolved
+            async with asyncio.timeout(self._timeouts.connect + self._timeouts.first_byte):
+                return await session.request(
+                    method,
+                    url,
+                    headers=fields,
+                    allow_redirects=False,
+                    proxy=proxy.url if proxy else None,
+                    proxy_headers={"Proxy-Authorization": proxy.authorization}
+                    if proxy and proxy.authorization
+                    else None,
+                )
+
+
+def _target(at: yarl.URL, location: str) -> yarl.URL:
+    """Where a redirect leads. Encoded as sent: a pre-signed URL that is encoded anew is refused."""
+    try:
+        target = at.join(yarl.URL(location, encoded=True))
+    except ValueError:
+        target = yarl.URL()
+    if target.scheme not in ("http", "https") or not target.host:
+        raise UpstreamError(f"{_shown(at)} redirected to something that is no http URL")
+    if at.scheme == "https" and target.scheme == "http":
+        raise UpstreamError(f"{_shown(at)} redirected from https to http, which is never followed")
+    return target.with_fragment(None)
+
+
+def _shown(url: yarl.URL) -> str:
+    """The URL as far as it may stand in a log: no user, no query."""
+    return f"{url.scheme}://{url.host}:{url.port}"
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turn the client library's failures into `UpstreamError`."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise UpstreamError(f"{what} did not answer in time", 504) from error
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise UpstreamError(
+            f"the certificate of {what} is not trusted ({error.certificate_error}); "
+            "if it is signed by your own CA, give that to --upstream-ca"
+        ) from error
+    except aiohttp.ClientResponseError as error:  # its text would show the whole URL
+        raise UpstreamError(f"{what} sent no valid HTTP answer: {error.message}") from error
+    except (aiohttp.InvalidURL, ValueError) as error:
+        raise UpstreamError(f"{what}: not a URL that can be asked for") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise UpstreamError(f"{what}: {str(error) or type(error).__name__}") from error

@@ -1,0 +1,271 @@
+"""Builds everything, in the order in which a request meets it, and runs it.
+
+Responsible for who gets whom. Must not decide anything about requests. The only module that knows all others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from mitmproxy import ctx, master, options
+from mitmproxy.addons import core, proxyserver, tlsconfig
+
+from pullthrough import __version__, config, logs, trust
+from pullthrough.access import Access
+from pullthrough.addon import PullthroughAddon
+from pullthrough.blobs import Blobs
+from pullthrough.ca import Authority
+from pullthrough.config import Settings
+from pullthrough.core.registries import Registries, parse_entry
+from pullthrough.door import Door
+from pullthrough.flights import Flights
+from pullthrough.guard import Guard, GuardedEventLoop
+from pullthrough.health import Health
+from pullthrough.leaves import LeafContexts
+from pullthrough.manifests import Manifests
+from pullthrough.messages import Registry
+from pullthrough.metrics import Metrics
+from pullthrough.neighbours import Neighbours
+from pullthrough.page import Page
+from pullthrough.parent import ParentProxies
+from pullthrough.pulls import Pulls
+from pullthrough.store import Store
+from pullthrough.streaming import Sender
+from pullthrough.upstream import Timeouts, Upstream
+
+log = logging.getLogger(__name__)
+
+#: What we need mitmproxy to do differently, in its own words. FACTS: a hit must not need the upstream (lazy), nor its
+#: certificate; block_global is ours to say (Door.client_connected).
+_MITMPROXY: Final = {
+    "connection_strategy": "lazy",
+    "upstream_cert": False,
+    "http2": False,
+    "keep_host_header": True,
+    "websocket": False,
+}
+
+
+class App:
+    """Everything that serves, for one event loop. Make it inside that loop."""
+
+    def __init__(self, settings: Settings, guard: Guard) -> None:
+        # 1. what is known before anybody asks
+        self.settings = settings
+        self.guard = guard
+        self.started = asyncio.Event()
+        self.health = Health()
+        self.authority = load_authority(settings)
+        self.trust_file = _trust_file(settings)
+        registries = Registries(parse_entry(text) for text in settings.registry)
+        parents = ParentProxies(os.environ)
+        metrics = Metrics()
+        neighbours = Neighbours()
+        access = Access(secrets.token_bytes(32), time.monotonic)
+        # 2. what we hold
+        self.store = Store(settings.data_dir / "store", settings.size, self.health)
+        # 3. whom we ask
+        timeouts = Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.stall_timeout)
+        self.upstream = Upstream(
+            tls=trust.client_context(self.trust_file.read_bytes()),
+            timeouts=timeouts,
+            parents=parents,
+            guard=guard,
+            agent=f"pullthrough/{__version__}",
+        )
+        self.flights = Flights(self.store, self.upstream)
+        # 4. what is answered
+        pulls = Pulls(
+            store=self.store,
+            manifests=Manifests(self.store, self.upstream, access),
+            blobs=Blobs(self.store, self.flights, self.upstream, access),
+            access=access,
+            neighbours=neighbours,
+            trusted=lambda registry: _named(registries, registry),
+        )
+        page = Page(
+            ca_pem=self.authority.certificate_pem,
+            fingerprint=self.authority.fingerprint,
+            health=self.health,
+            metrics=metrics,
+            store=self.store,
+        )
+        metrics.watch(
+            degraded=lambda: float(bool(self.health.reasons)),
+            flights=lambda: float(len(self.flights)),
+            size=settings.size,
+        )
+        # 5. the front door
+        self.parents = parents
+        self.sender = Sender(lambda: ctx.master.addons.get("proxyserver").connections)
+        self.door = Door(
+            registries=registries,
+            neighbours=neighbours,
+            leaves=LeafContexts(self.authority, _now),
+            guard=guard,
+            parents=parents,
+            metrics=metrics,
+        )
+        self.addon = PullthroughAddon(
+            registries=registries,
+            pulls=pulls,
+            page=page,
+            sender=self.sender,
+            guard=guard,
+            parents=parents,
+            metrics=metrics,
+        )
+
+    @property
+    def addons(self) -> list[object]:
+        """Mitmproxy finds them here, and lets every hook reach them in this order, and this object last."""
+        return [self.door, self.sender, self.addon]
+
+    # -- mitmproxy's hooks for the life of the whole
+
+    def running(self) -> None:
+        """The listeners are there."""
+        addresses = ctx.master.addons.get("proxyserver").listen_addrs()
+        self.guard.listening(address[1] for address in addresses)
+        self._forget_ourselves_as_parent()
+        self.started.set()
+
+    async def done(self) -> None:
+        """The end: fills stop, partials stay."""
+        await self.flights.aclose()
+        await self.upstream.aclose()
+        await self.store.aclose()
+
+    def _forget_ourselves_as_parent(self) -> None:
+        """HTTPS_PROXY is set on this machine for its own builds: then it names us, and we would ask ourselves."""
+        for proxy in list(self.parents):
+            with contextlib.suppress(OSError):
+                found = socket.getaddrinfo(proxy.host, proxy.port, type=socket.SOCK_STREAM)
+                if any(self.guard.is_ourselves(str(info[4][0]), proxy.port) for info in found):
+                    log.warning("HTTPS_PROXY names this proxy itself (%s): it is ignored here", proxy.url)
+                    self.parents.forget(proxy)
+
+
+class _UpstreamTls:
+    """mitmproxy's TLS towards upstreams, without the certificate authority that its addon makes for clients."""
+
+    def __init__(self) -> None:
+        self._addon = tlsconfig.TlsConfig()
+
+    def load(self, loader: Any) -> None:
+        """Its options."""
+        self._addon.load(loader)
+
+    def tls_start_server(self, start: Any) -> None:
+        """Its verification of the upstream's certificate."""
+        self._addon.tls_start_server(start)
+
+
+def _named(registries: Registries, registry: Registry) -> bool:
+    return registries.named_by_operator(registry.host, registry.port)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def load_authority(settings: Settings) -> Authority:
+    """The operator's CA if there is one, else ours, made at first start. CAError if it cannot be used."""
+    if settings.ca_cert is not None and settings.ca_key is not None:
+        return Authority.load(settings.ca_cert, settings.ca_key, now=_now)
+    return Authority.load_or_create(settings.ca_dir, now=_now)
+
+
+def _trust_file(settings: Settings) -> Path:
+    """One PEM file with all authorities for upstreams: mitmproxy takes a file, not two."""
+    system = trust.system_bundle(os.environ)
+    pem = trust.bundle([file for file in (system, settings.upstream_ca) if file is not None])
+    file = settings.data_dir / "upstream-trust.pem"
+    try:
+        trust.write_bundle(file, pem)
+    except OSError:  # a read-only data directory: pulls go on uncached, but they go on
+        file = Path(tempfile.mkdtemp(prefix="pullthrough-")) / file.name
+        trust.write_bundle(file, pem)
+    return file
+
+
+def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; the exit code. Raises CAError and TrustError before anything listens."""
+    logs.configure(settings.log_format, settings.log_level)
+    guard = Guard()
+    with asyncio.Runner(loop_factory=lambda: GuardedEventLoop(guard)) as runner:
+        return runner.run(_serve(settings, guard))
+
+
+async def _serve(settings: Settings, guard: Guard) -> int:
+    app = App(settings, guard)
+    opts = options.Options(listen_host=settings.listen.host, listen_port=settings.listen.port)
+    proxy = master.Master(opts)
+    server = proxyserver.Proxyserver()
+    app.door.name = "nextlayer"  # type: ignore[attr-defined]  # mitmproxy warns if nobody has that role
+    proxy.addons.add(core.Core(), server, _UpstreamTls(), app)
+    opts.update(**_MITMPROXY, ssl_verify_upstream_trusted_ca=str(app.trust_file))
+    stop = asyncio.Event()
+    running = asyncio.create_task(proxy.run(), name="mitmproxy")
+    with _stopping(stop):
+        await _first(stop, running, app.started.wait())
+        addresses = ", ".join(f"{host}:{port}" for host, port, *_ in server.listen_addrs())
+        if addresses:
+            log.info("listening on %s; CA fingerprint %s", addresses, app.authority.fingerprint)
+            await _first(stop, running)
+            await _drain(app, server, settings.shutdown_grace, stop)
+    proxy.shutdown()
+    await running
+    return 0 if addresses else 1
+
+
+async def _first(stop: asyncio.Event, *others: Any) -> None:
+    waiting = [asyncio.ensure_future(stop.wait()), *(asyncio.ensure_future(other) for other in others)]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    waiting[0].cancel()
+
+
+@contextlib.contextmanager
+def _stopping(stop: asyncio.Event) -> Any:
+    """SIGTERM and SIGINT ask to stop; the second one does not wait for pulls under way."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+async def _drain(app: App, server: proxyserver.Proxyserver, grace: float, stop: asyncio.Event) -> None:
+    """Take no more connections; let the pulls that are under way come to their end, for `grace` seconds."""
+    log.info("stopping: waiting up to %g s for pulls under way", grace)
+    await server.servers.update([])
+    stop.clear()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(grace):
+            await _first(stop, app.addon.idle())
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> list[object]:
+    """The addons for `mitmdump -s addon/main.py`: settings from PULLTHROUGH_* and the configuration file.
+
+    mitmdump brings its own listener, log and event loop: `--listen` and the log settings are not used.
+    """
+    app = App(config.load({}, environ, None), Guard())
+    ctx.options.update(**_MITMPROXY, ssl_verify_upstream_trusted_ca=str(app.trust_file))
+    return [app]

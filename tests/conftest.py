@@ -1,0 +1,157 @@
+"""Fixtures of the laboratory (`lab`): services that a test asks for by name.
+
+What is slow to start lives as long as the session and is as new for each test; a test's own
+services, proxies and folders end with it. Repositories, not registries, keep tests apart: see
+`repository`.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.cdn import Cdn
+from lab.clients import Clients
+from lab.fake_registry import FakeRegistry
+from lab.hosts import PlainHost
+from lab.images import Layout
+from lab.names import NameMap
+from lab.parent import ParentProxy
+from lab.pki import Pki
+from lab.proxy import Proxies
+from lab.registry import Registry
+from lab.tokens import TokenServer
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    """The upstream CA of registries and the CDN: the proxy is told of it, clients are not."""
+    return Pki(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="session")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    """The public CA of hosts that are tunnelled: clients trust it beside the proxy's own."""
+    return Pki(tmp_path_factory.mktemp("public"), "lab public CA")
+
+
+@pytest.fixture(scope="session")
+def session_tokens(pki: Pki, public: Pki) -> Iterator[TokenServer]:
+    """The token server; tests take `tokens`."""
+    server = TokenServer(public.identity("auth.test"), pki.signer())
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def session_registry(
+    pki: Pki, session_tokens: TokenServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Registry]:
+    """A registry as GitLab's; tests take `registry`."""
+    folder = tmp_path_factory.mktemp("registry")
+    registry = Registry(pki, folder, tokens=session_tokens, cdn_url="https://cdn.test")
+    registry.start()
+    yield registry
+    registry.stop()
+    shutil.rmtree(registry.storage, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def session_cdn(pki: Pki, session_registry: Registry) -> Iterator[Cdn]:
+    """The CDN over that registry's storage; tests take `cdn`."""
+    server = Cdn(pki.identity("cdn.test"), session_registry.storage)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def names() -> NameMap:
+    """The names of this test's services; each service fixture adds its own."""
+    return NameMap()
+
+
+@pytest.fixture
+def tokens(session_tokens: TokenServer, names: NameMap) -> Iterator[TokenServer]:
+    """`https://auth.test/jwt/auth`, as new."""
+    session_tokens.publish(names)
+    yield session_tokens
+    session_tokens.reset()
+
+
+@pytest.fixture
+def cdn(session_cdn: Cdn, names: NameMap) -> Iterator[Cdn]:
+    """`https://cdn.test/` without faults and with an empty journal."""
+    session_cdn.publish(names)
+    session_cdn.reset()
+    yield session_cdn
+    session_cdn.reset()
+
+
+@pytest.fixture
+def registry(session_registry: Registry, tokens: TokenServer, cdn: Cdn, names: NameMap) -> Registry:
+    """`registry.test:PORT` as GitLab has it: tokens from auth.test, blobs at cdn.test; an empty journal."""
+    session_registry.publish(names)
+    session_registry.journal.clear()
+    return session_registry
+
+
+@pytest.fixture
+def repository(request: pytest.FixtureRequest) -> str:
+    """A repository name that is this test's alone, below `open/`, where anybody may pull."""
+    name = request.node.name.lower()
+    return f"open/{''.join(letter if letter.isalnum() else '-' for letter in name).strip('-')}"
+
+
+@pytest.fixture(scope="session")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """An image layout to make images in; use tags and seeds of your own."""
+    return Layout(tmp_path_factory.mktemp("layout"))
+
+
+@pytest.fixture
+def fake(pki: Pki, names: NameMap) -> Iterator[FakeRegistry]:
+    """`fake.test:PORT` over TLS, empty."""
+    server = FakeRegistry("fake.test", pki.identity("fake.test"))
+    server.start()
+    server.publish(names)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def plain(public: Pki, names: NameMap, tmp_path: Path) -> Iterator[PlainHost]:
+    """`https://plain.test/`, a host that is no registry."""
+    server = PlainHost(public.identity("plain.test"), tmp_path / "plain")
+    server.start()
+    server.publish(names)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def parent(names: NameMap) -> Iterator[ParentProxy]:
+    """A forward proxy that only tunnels."""
+    server = ParentProxy(names)
+    server.start()
+    server.publish(names)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def clients(tmp_path: Path) -> Iterator[Clients]:
+    """Makes skopeo and podman: `clients.skopeo(proxy.url, proxy.ca_file, public.ca_file)`."""
+    made = Clients(tmp_path)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def proxy_factory(tmp_path: Path, names: NameMap, pki: Pki) -> Iterator[Proxies]:
+    """Starts proxies: `proxy_factory(registry, flags=["--size", "1GiB"])`."""
+    proxies = Proxies(tmp_path, names, pki.ca_file)
+    yield proxies
+    proxies.end()

@@ -1,0 +1,27 @@
+"""Runs pullthrough with the lab's names: `python -m lab.named HOSTS.json -- run --listen ...`.
+
+Only this process's `socket.getaddrinfo` is replaced; everything else is the real program.
+"""
+
+import importlib
+import socket
+import sys
+from pathlib import Path
+
+from lab.names import NameMap, resolver
+
+
+def main(argv: list[str]) -> None:
+    """Install the map of the first argument, then be `pullthrough` with the arguments after `--`."""
+    hosts, separator, *rest = argv
+    if separator != "--":
+        raise SystemExit("usage: python -m lab.named HOSTS.json -- ARGS...")
+    socket.getaddrinfo = resolver(NameMap.read(Path(hosts)))
+    sys.argv = ["pullthrough", *rest]
+    importlib.import_module(
+        "pullthrough.cli"
+    ).main()  # imported after the patch, so nobody keeps the real one
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,105 @@
+"""Names of the lab: which `.test` name and port is served at which loopback address and port.
+
+A service may be published on port 443 although it listens on a port above 1024, so an ordinary user
+can play `https://cdn.test/`. The map lives in one process only (see `lab.named`); the machine's
+/etc/hosts is never touched. This module is standard library only: a child process loads it first.
+"""
+
+import json
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ADDRESSES: Mapping[str, str] = {
+    "registry.test": "127.0.0.2",
+    "registry2.test": "127.0.0.3",
+    "auth.test": "127.0.0.4",
+    "cdn.test": "127.0.0.5",
+    "plain.test": "127.0.0.6",
+    "fake.test": "127.0.0.7",
+    "storage.test": "127.0.0.8",
+    "parent.test": "127.0.0.9",
+}
+
+type Resolver = Callable[..., list[Any]]
+
+
+class NameMap:
+    """Published (name, port) pairs and where they are really served."""
+
+    def __init__(self, entries: Mapping[str, str] | None = None) -> None:
+        self._entries = dict(entries or {})
+
+    def publish(self, name: str, public_port: int, address: str, port: int) -> None:
+        """Serve `name:public_port` from `address:port`."""
+        self._entries[f"{name}:{public_port}"] = f"{address}:{port}"
+
+    def lookup(self, name: str, port: int) -> tuple[str, int] | None:
+        """The real address, or None for a name that the lab does not know."""
+        entry = self._entries.get(f"{name}:{port}") or self._entries.get(name)
+        if entry is None:
+            return None
+        address, _, real_port = entry.partition(":")
+        return address, int(real_port or port)
+
+    def write(self, path: Path) -> Path:
+        """Write the map as the JSON file that `python -m lab.named` reads."""
+        path.write_text(json.dumps(self._entries, indent=1, sort_keys=True))
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> "NameMap":
+        """The map of a file that `write` made, or any JSON object of name[:port] to address[:port]."""
+        return cls(json.loads(path.read_text()))
+
+
+@dataclass
+class Endpoint:
+    """A service as its clients know it, and where it really listens."""
+
+    name: str
+    secure: bool = True
+    fixed_port: int | None = None  # published on this port; None: on the one that it listens on
+    port: int = 0  # listens here; 0 until the kernel chose one
+
+    @property
+    def address(self) -> str:
+        """The loopback address of this name."""
+        return ADDRESSES[self.name]
+
+    @property
+    def public_port(self) -> int:
+        """The port that clients ask for."""
+        return self.fixed_port or self.port
+
+    @property
+    def host(self) -> str:
+        """`name`, or `name:port` where the port is not the scheme's own."""
+        usual = 443 if self.secure else 80
+        return self.name if self.public_port == usual else f"{self.name}:{self.public_port}"
+
+    @property
+    def url(self) -> str:
+        """Its origin, without a slash at the end."""
+        return f"{'https' if self.secure else 'http'}://{self.host}"
+
+    def publish(self, names: NameMap) -> None:
+        """Put this service into the map of names."""
+        names.publish(self.name, self.public_port, self.address, self.port)
+
+
+def resolver(names: NameMap, real: Resolver = socket.getaddrinfo) -> Resolver:
+    """A `getaddrinfo` that knows the lab's names; an unknown `.test` name does not exist."""
+
+    def getaddrinfo(host: Any, port: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        name = host.decode() if isinstance(host, bytes) else host
+        if not isinstance(name, str) or not name.endswith(".test"):
+            return real(host, port, *args, **kwargs)
+        found = names.lookup(name, int(port or 0))
+        if found is None:
+            raise socket.gaierror(socket.EAI_NONAME, f"{name}:{port} is not in the lab")
+        return real(*found, *args, **kwargs)
+
+    return getaddrinfo

@@ -1,0 +1,74 @@
+"""Child processes of the lab: started with a clean environment, logged into a file, ended by their id."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+STOP_SECONDS = 20.0
+
+
+def need(binary: str) -> str:
+    """The path of a program, or the test is skipped and says which one is missing."""
+    found = shutil.which(binary) or shutil.which(binary, path="/usr/sbin:/sbin")
+    if found is None:
+        pytest.skip(f"{binary} is not installed")
+    return found
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """PATH and HOME, and nothing else of this machine's settings (proxies, CA bundles, credentials)."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), **more}
+
+
+class Program:
+    """One process at a time of one command line."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        self.command = list(command)
+        self.log = log
+        self._env = dict(env)
+        self._process: subprocess.Popen[bytes] | None = None
+        log.touch()
+
+    @property
+    def pid(self) -> int:
+        """The process id; only while it runs."""
+        return self._running().pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._running().poll()
+
+    def start(self) -> None:
+        """Start it; output and errors are appended to the log."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def end(self, how: signal.Signals = signal.SIGTERM, timeout: float = STOP_SECONDS) -> int:
+        """Send a signal and wait; killed after `timeout` seconds. The exit code, negative for a signal."""
+        process = self._running()
+        process.send_signal(how)
+        try:
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+    def end_if_running(self) -> None:
+        """For the end of a fixture: whatever state it is in."""
+        if self._process is not None and self._process.poll() is None:
+            self.end()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError(f"not started: {self.command[0]}")
+        return self._process
