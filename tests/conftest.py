@@ -150,8 +150,8 @@ def clients(tmp_path: Path) -> Iterator[Clients]:
 
 
 @pytest.fixture
-def proxy_factory(tmp_path: Path, names: NameMap, pki: Pki) -> Iterator[Proxies]:
+def proxy_factory(tmp_path: Path, names: NameMap, pki: Pki, public: Pki) -> Iterator[Proxies]:
     """Starts proxies: `proxy_factory(registry, flags=["--size", "1GiB"])`."""
-    proxies = Proxies(tmp_path, names, pki.ca_file)
+    proxies = Proxies(tmp_path, names, upstream_ca=pki.ca_file, system_ca=public.ca_file)
     yield proxies
     proxies.end()

@@ -118,6 +118,8 @@ class PullthroughAddon:
 
     def _stream_through(self, flow: http.HTTPFlow, registry: Registry) -> None:
         flow.request.stream = True
+        for name in ("Proxy-Authorization", "Proxy-Connection"):  # meant for us, not for the upstream
+            flow.request.headers.pop(name, None)
         parent = self._parents.towards(registry.scheme, registry.host, registry.port)
         if parent is not None:
             flow.server_conn.via = parent.via

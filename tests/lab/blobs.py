@@ -70,9 +70,7 @@ class BlobServer(WebServer):
         super().__init__(name, identity, public_port=public_port)
         self._script = FaultScript()
 
-    def fault(
-        self, match: Match, fault: Fault, *, times: int | None = 1, method: str | None = "GET"
-    ) -> Armed:
+    def fault(self, match: Match, fault: Fault, *, times: int | None = 1, method: str | None = "GET") -> Armed:
         """Commit `fault` on the next `times` matching requests (None: on all); `method` None is any."""
         return self._script.arm(match, fault, times, method)
 

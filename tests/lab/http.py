@@ -107,9 +107,7 @@ class Answer:
 class Connection:
     """One connection to one origin; requests follow one another on it."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, prefix: str
-    ) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, prefix: str) -> None:
         self._reader = reader
         self._writer = writer
         self._host = host
@@ -173,9 +171,7 @@ class Connection:
 class Client:
     """Where to connect and whom to trust. Without a proxy it connects directly, to the lab's names."""
 
-    def __init__(
-        self, *ca_files: Path, proxy: tuple[str, int] | None = None, names: NameMap | None = None
-    ) -> None:
+    def __init__(self, *ca_files: Path, proxy: tuple[str, int] | None = None, names: NameMap | None = None) -> None:
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         for ca_file in ca_files:
             self._tls.load_verify_locations(ca_file)
@@ -203,17 +199,13 @@ class Client:
             writer.transport.abort()
 
     @asynccontextmanager
-    async def open(
-        self, url: str, *, receive_buffer: int | None = None, **request: Any
-    ) -> AsyncIterator[Answer]:
+    async def open(self, url: str, *, receive_buffer: int | None = None, **request: Any) -> AsyncIterator[Answer]:
         """One request on a connection of its own; leaving the block leaves the answer, read or not."""
         origin, target = _split(url)
         async with self.connect(origin, receive_buffer=receive_buffer) as connection:
             yield await connection.ask(target, **request)
 
-    async def fetch(
-        self, url: str, *, rate: int | None = None, deadline: float = 100.0, **request: Any
-    ) -> Fetched:
+    async def fetch(self, url: str, *, rate: int | None = None, deadline: float = 100.0, **request: Any) -> Fetched:
         """One request, the whole answer. Keyword arguments as for `Connection.ask`."""
         async with asyncio.timeout(deadline), self.open(url, **request) as answer:
             return await answer.read(rate=rate)

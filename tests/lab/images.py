@@ -115,10 +115,7 @@ class Layout:
 
     def index(self, tag: str, images: Sequence[tuple[str, Image]]) -> Index:
         """A multi-platform image of (architecture, image)."""
-        entries = [
-            image.manifest.descriptor(platform={"os": "linux", "architecture": arch})
-            for arch, image in images
-        ]
+        entries = [image.manifest.descriptor(platform={"os": "linux", "architecture": arch}) for arch, image in images]
         manifest = self._json({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}, INDEX)
         self._name(tag, manifest)
         return Index(manifest, tuple(image for _, image in images))

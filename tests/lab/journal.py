@@ -62,9 +62,7 @@ class Journal(Protocol):
         ...
 
 
-def find(
-    journal: Journal, match: Match = "", *, method: str | None = None, status: int | None = None
-) -> list[Request]:
+def find(journal: Journal, match: Match = "", *, method: str | None = None, status: int | None = None) -> list[Request]:
     """The requests that `match` and have this method and status."""
     return [
         request

@@ -18,9 +18,7 @@ def main(argv: list[str]) -> None:
         raise SystemExit("usage: python -m lab.named HOSTS.json -- ARGS...")
     socket.getaddrinfo = resolver(NameMap.read(Path(hosts)))
     sys.argv = ["pullthrough", *rest]
-    importlib.import_module(
-        "pullthrough.cli"
-    ).main()  # imported after the patch, so nobody keeps the real one
+    importlib.import_module("pullthrough.cli").main()  # imported after the patch, so nobody keeps the real one
 
 
 if __name__ == "__main__":

@@ -36,12 +36,16 @@ class Proxy:
         names: NameMap,
         *,
         upstream_ca: Path | None = None,
+        system_ca: Path | None = None,
         registries: Sequence[str] = (),
         flags: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         sources: Sequence[Path] = SOURCES,
     ) -> None:
-        """`registries` are hosts to intercept; `flags` and `env` are added to the usual ones."""
+        """`registries` are hosts to intercept; `flags` and `env` are added to the usual ones.
+
+        `system_ca` plays the system's CA store, by SSL_CERT_FILE; `upstream_ca` is the flag of that name.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.data_dir = folder / "data"
@@ -49,7 +53,7 @@ class Proxy:
         self.port = 0
         self.flags = [*_usual_flags(upstream_ca, registries), *flags]
         self._names = names
-        self._env = environment(folder, **_python_path(sources), **_coverage(), **(env or {}))
+        self._env = environment(folder, **_variables(sources, system_ca), **_coverage(), **(env or {}))
         self._program: Program | None = None
 
     @property
@@ -173,8 +177,11 @@ def _usual_flags(upstream_ca: Path | None, registries: Sequence[str]) -> list[st
     return flags
 
 
-def _python_path(sources: Sequence[Path]) -> dict[str, str]:
-    return {"PYTHONPATH": os.pathsep.join(str(source) for source in sources)}
+def _variables(sources: Sequence[Path], system_ca: Path | None) -> dict[str, str]:
+    variables = {"PYTHONPATH": os.pathsep.join(str(source) for source in sources)}
+    if system_ca is not None:
+        variables["SSL_CERT_FILE"] = str(system_ca)
+    return variables
 
 
 def _coverage() -> dict[str, str]:
@@ -200,12 +207,18 @@ class Proxies:
     """Makes the proxies of one test and ends them all; their data go, their logs stay."""
 
     def __init__(
-        self, folder: Path, names: NameMap, upstream_ca: Path, *, sources: Sequence[Path] = SOURCES
+        self,
+        folder: Path,
+        names: NameMap,
+        *,
+        upstream_ca: Path | None = None,
+        system_ca: Path | None = None,
+        sources: Sequence[Path] = SOURCES,
     ) -> None:
         self._folder = folder
         self._names = names
+        self._authorities = upstream_ca, system_ca
         self._sources = sources
-        self._upstream_ca = upstream_ca
         self._made: list[Proxy] = []
 
     def __call__(
@@ -216,10 +229,12 @@ class Proxies:
         start: bool = True,
     ) -> Proxy:
         """A proxy, started unless told otherwise, that intercepts these registries."""
+        upstream_ca, system_ca = self._authorities
         proxy = Proxy(
             self._folder / f"proxy-{len(self._made)}",
             self._names,
-            upstream_ca=self._upstream_ca,
+            upstream_ca=upstream_ca,
+            system_ca=system_ca,
             registries=[endpoint.host for endpoint in intercepted],
             flags=flags,
             env=env,

@@ -145,8 +145,9 @@ class WebServer(Endpoint):
         if self._listener and self._thread:
             self._listener.shutdown()
             self._thread.join(STOP_SECONDS)
-            self.release()
             self._listener.hang_up()
+            self.release()  # after the hang-up, so that what was held is cut and not sent
+            self._listener.join()
         self._listener = self._thread = None
 
     def release(self) -> None:
@@ -217,10 +218,14 @@ class _Listener(socketserver.TCPServer):
             self._open.pop(threading.current_thread(), None)
 
     def hang_up(self) -> None:
-        """Close the port, end every connection, wait for the threads."""
+        """Close the port and end every connection."""
         self.server_close()
-        for thread, wire in list(self._open.items()):
+        for wire in list(self._open.values()):
             wire.hang_up()
+
+    def join(self) -> None:
+        """Wait for the threads of the connections."""
+        for thread in list(self._open):
             thread.join(STOP_SECONDS)
 
 

@@ -60,9 +60,7 @@ def test_a_pull_with_one_wrong_byte_does_not_hold_the_image(
     assert not pulled.holds(layout.image("another", [KIB], seed="another"))
 
 
-def test_skopeo_is_refused_without_the_right_credentials(
-    registry: Registry, skopeo: Skopeo, layout: Layout
-) -> None:
+def test_skopeo_is_refused_without_the_right_credentials(registry: Registry, skopeo: Skopeo, layout: Layout) -> None:
     image = layout.image("private-clients", [KIB], seed="private-clients")
     registry.seed(image, "priv/clients", "v1")
     reference = registry.reference("priv/clients", "v1")
@@ -72,9 +70,7 @@ def test_skopeo_is_refused_without_the_right_credentials(
     assert skopeo.pull(reference, creds="alice:secret").holds(image)
 
 
-def test_skopeo_pushes_and_inspects(
-    registry: Registry, skopeo: Skopeo, layout: Layout, repository: str
-) -> None:
+def test_skopeo_pushes_and_inspects(registry: Registry, skopeo: Skopeo, layout: Layout, repository: str) -> None:
     image = layout.image("pushed", [20 * KIB], seed="pushed")
     reference = registry.reference(repository, "pushed")
 
@@ -106,9 +102,7 @@ def test_podman_pulls_and_forgets(registry: Registry, podman: Podman, image: Ima
     assert not podman.digest(name)
 
 
-def test_podman_is_refused_without_the_right_credentials(
-    registry: Registry, podman: Podman, layout: Layout
-) -> None:
+def test_podman_is_refused_without_the_right_credentials(registry: Registry, podman: Podman, layout: Layout) -> None:
     image = layout.image("private-podman", [KIB], seed="private-podman")
     registry.seed(image, "priv/podman", "v1")
     name = registry.image_name("priv/podman", "v1")
@@ -117,9 +111,7 @@ def test_podman_is_refused_without_the_right_credentials(
     assert podman.pull(name, creds="alice:secret")
 
 
-def test_pip_downloads_from_the_plain_host(
-    plain: PlainHost, parent: ParentProxy, public: Pki, tmp_path: Path
-) -> None:
+def test_pip_downloads_from_the_plain_host(plain: PlainHost, parent: ParentProxy, public: Pki, tmp_path: Path) -> None:
     wheel = plain.add_package_index()
     usual = [
         "-m",
@@ -140,9 +132,7 @@ def test_pip_downloads_from_the_plain_host(
     assert {request.target for request in parent.journal.requests()} == {"plain.test:443"}
 
 
-def test_git_clones_from_the_plain_host(
-    plain: PlainHost, parent: ParentProxy, public: Pki, tmp_path: Path
-) -> None:
+def test_git_clones_from_the_plain_host(plain: PlainHost, parent: ParentProxy, public: Pki, tmp_path: Path) -> None:
     plain.add_git_repository()
     env = environment(tmp_path, GIT_CONFIG_NOSYSTEM="1", GIT_SSL_CAINFO=str(public.ca_file))
     command = [
@@ -165,9 +155,7 @@ def test_a_missing_program_skips_and_is_named() -> None:
         need("no-such-program")
 
 
-def test_skopeo_survives_basic_authentication_alone(
-    fake: FakeRegistry, skopeo: Skopeo, layout: Layout
-) -> None:
+def test_skopeo_survives_basic_authentication_alone(fake: FakeRegistry, skopeo: Skopeo, layout: Layout) -> None:
     image = layout.image("basic", [KIB], seed="basic")
     for blob in image.blobs:
         fake.add_blob(blob.path.read_bytes())

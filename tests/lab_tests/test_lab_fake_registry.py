@@ -52,9 +52,7 @@ async def test_an_image_is_there_by_tag_and_digest_with_its_blobs(fake: FakeRegi
 
 
 @pytest.mark.parametrize("path", ["/v2/team/app/manifests/none", f"/v2/a/blobs/{digest_of(b'')}", "/x"])
-async def test_what_it_does_not_have_is_404_with_an_oci_error(
-    fake: FakeRegistry, client: Client, path: str
-) -> None:
+async def test_what_it_does_not_have_is_404_with_an_oci_error(fake: FakeRegistry, client: Client, path: str) -> None:
     answer = await client.fetch(fake.url + path)
 
     assert answer.status == 404
@@ -97,9 +95,7 @@ async def test_head_may_be_refused(fake: FakeRegistry, client: Client, manifest_
     assert (await client.fetch(manifest_url)).status == 200
 
 
-async def test_conditional_requests_are_honoured_or_not(
-    fake: FakeRegistry, client: Client, manifest_url: str
-) -> None:
+async def test_conditional_requests_are_honoured_or_not(fake: FakeRegistry, client: Client, manifest_url: str) -> None:
     etag = (await client.fetch(manifest_url)).headers["etag"]
 
     honoured = await client.fetch(manifest_url, headers={"If-None-Match": etag})
@@ -159,9 +155,7 @@ async def test_a_redirect_may_lead_to_plain_http(
     assert (await client.fetch(location)).body == LAYER
 
 
-async def test_storage_may_refuse_a_forwarded_authorization(
-    fake: FakeRegistry, client: Client, blob_url: str
-) -> None:
+async def test_storage_may_refuse_a_forwarded_authorization(fake: FakeRegistry, client: Client, blob_url: str) -> None:
     fake.manners.refuses_authorization = True
     url = f"{fake.url}/storage/{digest_of(LAYER)}"
 
@@ -181,9 +175,7 @@ async def test_blobs_have_the_faults_of_the_cdn(fake: FakeRegistry, client: Clie
     assert (ranged.status, ranged.size) == (200, len(LAYER))
 
 
-async def test_manifests_may_be_answered_with_anything(
-    fake: FakeRegistry, client: Client, manifest_url: str
-) -> None:
+async def test_manifests_may_be_answered_with_anything(fake: FakeRegistry, client: Client, manifest_url: str) -> None:
     fake.fault("/manifests/", Fault(status=429, headers={"Retry-After": "9"}), method=None)
     fake.fault("/manifests/", Fault(status=200, headers={"Content-Type": MANIFEST}, body=b"{}"))
 

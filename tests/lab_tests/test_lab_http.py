@@ -27,9 +27,7 @@ def client(pki: Pki, parent: ParentProxy) -> Client:
     return Client(pki.ca_file, proxy=(parent.address, parent.port))
 
 
-async def test_it_goes_through_connect(
-    client: Client, fake: FakeRegistry, parent: ParentProxy, url: str
-) -> None:
+async def test_it_goes_through_connect(client: Client, fake: FakeRegistry, parent: ParentProxy, url: str) -> None:
     answer = await client.fetch(url)
 
     assert (answer.size, answer.digest) == (len(LAYER), digest_of(LAYER))
@@ -83,9 +81,7 @@ async def test_many_at_once_get_the_same_bytes(client: Client, url: str) -> None
 
 
 @pytest.mark.parametrize("body", [b"one two", [b"one ", b"two"]], ids=["counted", "chunked"])
-async def test_it_sends_bodies_of_both_kinds(
-    client: Client, fake: FakeRegistry, body: bytes | list[bytes]
-) -> None:
+async def test_it_sends_bodies_of_both_kinds(client: Client, fake: FakeRegistry, body: bytes | list[bytes]) -> None:
     async with client.connect(fake.url) as connection:
         first = await (await connection.ask("/v2/", method="PATCH", body=body)).read()
         second = await (await connection.ask("/v2/")).read()

@@ -55,9 +55,7 @@ def sources(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def proxy(sources: list[Path], tmp_path: Path, names: NameMap, pki: Pki) -> Iterator[Proxy]:
     names.publish("registry.test", 5000, "127.0.0.2", 45000)
-    made = Proxy(
-        tmp_path / "proxy", names, upstream_ca=pki.ca_file, registries=["registry.test:5000"], sources=sources
-    )
+    made = Proxy(tmp_path / "proxy", names, upstream_ca=pki.ca_file, registries=["registry.test:5000"], sources=sources)
     made.start()
     yield made
     made.end_if_running()
@@ -151,20 +149,20 @@ def test_what_was_never_started_says_so_and_ends_quietly(tmp_path: Path, names: 
 def test_the_factory_ends_its_proxies_and_removes_their_data(
     sources: list[Path], tmp_path: Path, names: NameMap, pki: Pki
 ) -> None:
-    proxies = Proxies(tmp_path / "made", names, pki.ca_file, sources=sources)
+    proxies = Proxies(tmp_path / "made", names, system_ca=pki.ca_file, sources=sources)
     kept = [proxies(), proxies(start=False, flags=["--size", "1MiB"])]
     kept[0].data_dir.joinpath("blob").touch()
+    env = kept[0].get("/env")[1].decode()
 
     proxies.end()
 
     assert not kept[0].data_dir.exists()
+    assert f'"SSL_CERT_FILE": "{pki.ca_file}"' in env
     assert "plain words" in kept[0].log_text()
     assert kept[1].flags[-2:] == ["--size", "1MiB"]
 
 
-def test_a_port_that_was_taken_in_between_is_given_up(
-    sources: list[Path], tmp_path: Path, names: NameMap
-) -> None:
+def test_a_port_that_was_taken_in_between_is_given_up(sources: list[Path], tmp_path: Path, names: NameMap) -> None:
     late = Proxy(tmp_path / "late", names, sources=sources)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         late.port = taken.getsockname()[1]

@@ -38,13 +38,9 @@ async def get(client: Client, registry: Registry, path: str, account: str | None
     assert challenged.status == 401
     assert 'realm="https://auth.test/jwt/auth"' in challenged.headers["www-authenticate"]
     scope = f"repository:{path.rsplit('/', 2)[0]}:pull"
-    headers = (
-        {"Authorization": basic(account, {"alice": "secret", "bob": "hunter2"}[account])} if account else {}
-    )
+    headers = {"Authorization": basic(account, {"alice": "secret", "bob": "hunter2"}[account])} if account else {}
     query = f"service=container_registry&scope={scope}"
-    token = json.loads((await client.fetch(f"https://auth.test/jwt/auth?{query}", headers=headers)).body)[
-        "token"
-    ]
+    token = json.loads((await client.fetch(f"https://auth.test/jwt/auth?{query}", headers=headers)).body)["token"]
     return await client.fetch(url, headers={"Authorization": f"Bearer {token}", "Accept": MANIFEST})
 
 
@@ -105,9 +101,7 @@ async def test_private_repositories_are_for_their_owners(
         assert journal[-1].authorized
 
 
-async def test_a_tag_moves(
-    registry: Registry, client: Client, image: Image, layout: Layout, repository: str
-) -> None:
+async def test_a_tag_moves(registry: Registry, client: Client, image: Image, layout: Layout, repository: str) -> None:
     newer = layout.image("v2", [2 * KIB], seed="newer")
 
     registry.seed(newer, repository, "v1")
@@ -116,9 +110,7 @@ async def test_a_tag_moves(
     assert (await get(client, registry, f"{repository}/manifests/{image.digest}")).digest == image.digest
 
 
-async def test_a_deleted_manifest_is_gone(
-    registry: Registry, client: Client, image: Image, repository: str
-) -> None:
+async def test_a_deleted_manifest_is_gone(registry: Registry, client: Client, image: Image, repository: str) -> None:
     registry.delete(repository, image.digest)
 
     assert (await get(client, registry, f"{repository}/manifests/v1")).status == 404
@@ -140,9 +132,7 @@ async def test_a_very_large_blob_is_there_without_having_been_pushed(
     assert find(cdn.journal, layer.digest)[0].sent == layer.size
 
 
-async def test_an_index_brings_its_images(
-    registry: Registry, client: Client, layout: Layout, repository: str
-) -> None:
+async def test_an_index_brings_its_images(registry: Registry, client: Client, layout: Layout, repository: str) -> None:
     images = [(arch, layout.image(None, [KIB], seed="multi", arch=arch)) for arch in ("amd64", "arm64")]
     index = layout.index("multi", images)
 
