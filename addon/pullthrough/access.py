@@ -1,18 +1,21 @@
 """Who may have what from the cache: grants by principal and repository.
 
 Responsible for the rule that nothing leaves the cache unless the upstream lately gave something of the same
-repository to the same credentials (issue 2, part 13). Must not know requests, answers or storage, and never
-keeps a credential: a principal is a keyed fingerprint. Fails closed: what is not remembered is not granted.
+repository to the same credentials (issue 2, part 13), and for the order of what the upstream said: an answer never
+counts against a refusal or a deletion that came after its question. Must not know requests, answers or storage, and
+never keeps a credential: a principal is a keyed fingerprint. Fails closed: what is not remembered is not granted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final
 
+from pullthrough.core.digest import Digest
 from pullthrough.core.headers import Headers
 from pullthrough.messages import Repository
 
@@ -29,12 +32,14 @@ class Access:
         self._secret = secret
         self._clock = clock
         self._until: OrderedDict[tuple[bytes, Repository], float] = OrderedDict()
+        self._refused = _Times[tuple[bytes, Repository]]()
+        self._changed = _Times[tuple[Repository, Digest]]()
 
     def principal(self, headers: Headers) -> bytes:
         """Who sent these fields: a fingerprint of every field that may hold a credential. Anonymous is one too."""
         mac = hmac.new(self._secret, digestmod=hashlib.sha256)
         for name, value in headers.credentials():
-            for part in (name.encode(), value.encode("utf-8", "surrogateescape")):
+            for part in (name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")):
                 mac.update(len(part).to_bytes(4) + part)
         return mac.digest()
 
@@ -43,16 +48,46 @@ class Access:
         return self._clock()
 
     def grant(self, principal: bytes, repository: Repository, asked: float) -> None:
-        """The upstream answered 2xx to `principal` in `repository`, to a request sent at `asked`."""
+        """The upstream gave content of `repository` to `principal`, to a request sent at `asked`.
+
+        Has no effect if it refused meanwhile: nobody knows which of the two it said last.
+        """
         key = principal, repository
-        self._until[key] = max(asked + GRANT_TTL, self._until.pop(key, 0.0))
-        while len(self._until) > MAX_GRANTS:
-            self._until.popitem(last=False)
+        if asked > self._refused.last(key):
+            self._until[key] = max(asked + GRANT_TTL, self._until.pop(key, 0.0))
+            while len(self._until) > MAX_GRANTS:
+                self._until.popitem(last=False)
 
     def granted(self, principal: bytes, repository: Repository) -> bool:
         """May `principal` be given cached content of `repository` now?"""
-        return self._until.get((principal, repository), 0.0) > self._clock()
+        return self._until.get((principal, repository), -math.inf) > self._clock()
 
     def revoke(self, principal: bytes, repository: Repository) -> None:
-        """The upstream refused: forget what it allowed before."""
+        """The upstream refused: forget what it allowed before, and what it was asked before."""
         self._until.pop((principal, repository), None)
+        self._refused.note((principal, repository), self._clock())
+
+    def changed(self, repository: Repository, digest: Digest) -> None:
+        """The upstream deleted or replaced `digest` in `repository` just now."""
+        self._changed.note((repository, digest), self._clock())
+
+    def overtaken(self, repository: Repository, digest: Digest, asked: float) -> bool:
+        """May what the upstream said of `digest`, to a question sent at `asked`, be out of date by a change since?"""
+        return asked <= self._changed.last((repository, digest))
+
+
+class _Times[K: Hashable]:
+    """When something last happened to a key. Bounded: what was dropped counts as late as it can have happened."""
+
+    def __init__(self) -> None:
+        self._at: OrderedDict[K, float] = OrderedDict()
+        self._floor = -math.inf
+
+    def note(self, key: K, at: float) -> None:
+        self._at.pop(key, None)
+        self._at[key] = at
+        if len(self._at) > MAX_GRANTS:
+            _, self._floor = self._at.popitem(last=False)
+
+    def last(self, key: K) -> float:
+        return self._at.get(key, self._floor)

@@ -20,12 +20,13 @@ from pullthrough.core.headers import Headers
 from pullthrough.core.registries import Registries
 from pullthrough.core.routes import classify
 from pullthrough.guard import Guard
+from pullthrough.layers import TO_US, error_response
 from pullthrough.messages import Answer, Pass, Registry, Request
 from pullthrough.metrics import Metrics
 from pullthrough.page import Page
 from pullthrough.parent import ParentProxies
 from pullthrough.pulls import Pulls
-from pullthrough.streaming import TO_US, Sender, error_response
+from pullthrough.sending import Sender
 
 log = logging.getLogger(__name__)
 traffic = logging.getLogger("pullthrough.traffic")
@@ -41,7 +42,6 @@ class _Exchange:
     request: Request
     cache: CacheStatus
     began: float
-    asked: float = 0.0
     sent: int = 0
     #: Does the answer come from the upstream, through mitmproxy?
     passing: bool = False
@@ -97,7 +97,7 @@ class PullthroughAddon:
         answer = await self._pulls.answer(request)
         exchange.cache = answer.cache
         if isinstance(answer, Pass):
-            exchange.passing, exchange.asked = True, self._pulls.asked()
+            exchange.passing = True
             self._stream_through(flow, registry)
         else:
             self._respond(flow, answer)
@@ -125,7 +125,7 @@ class PullthroughAddon:
             flow.server_conn.via = parent.via
 
     def _respond(self, flow: http.HTTPFlow, answer: Answer) -> None:
-        flow.response = _response(answer)
+        flow.response = _response(answer, flow.request.http_version)
         exchange = flow.metadata.get(_EXCHANGE)
         bodyless = flow.request.method == "HEAD" or answer.status in _BODYLESS
         if bodyless or isinstance(answer.body, bytes):
@@ -155,7 +155,7 @@ class PullthroughAddon:
         elif exchange.passing:
             flow.response.stream = _Counter(exchange)
             headers = Headers(flow.response.headers.items(multi=True))
-            await self._pulls.observe(exchange.request, flow.response.status_code, headers, exchange.asked)
+            await self._pulls.observe(exchange.request, flow.response.status_code, headers)
             flow.response.headers.add("Cache-Status", exchange.cache.header())
 
     def response(self, flow: http.HTTPFlow) -> None:
@@ -226,16 +226,23 @@ def _request(flow: http.HTTPFlow, registry: Registry) -> Request:
     return Request(registry, flow.request.method, flow.request.path, headers, flow.client_conn.peername[0])
 
 
-def _response(answer: Answer) -> http.Response:
+def _response(answer: Answer, version: str) -> http.Response:
     fields = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in answer.headers]
     fields.append((b"Cache-Status", answer.cache.header().encode()))
     if answer.status not in _BODYLESS:
-        length = _length(answer)
-        framing = (b"Transfer-Encoding", b"chunked") if length is None else (b"Content-Length", str(length).encode())
-        fields.append(framing)
+        fields.extend(_framing(_length(answer), version))
     now = time.time()
     reason = status_codes.RESPONSES.get(answer.status, "").encode()
     return http.Response(b"HTTP/1.1", answer.status, reason, http.Headers(fields), b"", None, now, now)
+
+
+def _framing(length: int | None, version: str) -> list[tuple[bytes, bytes]]:
+    """How the client finds the end of the body (RFC 9112 section 6.3)."""
+    if length is not None:
+        return [(b"Content-Length", str(length).encode())]
+    if version == "HTTP/1.0":  # knows no chunks: the body ends with the connection
+        return []
+    return [(b"Transfer-Encoding", b"chunked")]
 
 
 def _length(answer: Answer) -> int | None:

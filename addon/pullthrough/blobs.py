@@ -7,6 +7,7 @@ relayed in its own words.
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import Final
 
 from pullthrough.access import Access
@@ -15,12 +16,12 @@ from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.core.digest import Digest
 from pullthrough.core.headers import Headers
 from pullthrough.core.policy import Facts, Step, plan
-from pullthrough.fetch import Refused, Source, Unsuitable, refusal
-from pullthrough.flights import Flight, FlightBlob, Flights, NotTheBlob
+from pullthrough.fetch import Refused, Source, Unsuitable, objection, refusal, whole_size
+from pullthrough.flights import Flight, Flights, NotTheBlob
 from pullthrough.joins import Joins
 from pullthrough.messages import Answer, Pass, Repository, Request
 from pullthrough.store import Store, StoreError
-from pullthrough.upstream import Upstream
+from pullthrough.upstream import Reply, Upstream
 
 #: What can change between a plan and its execution (eviction, a flight that ends) does not do so for ever.
 _MAX_PLANS: Final = 4
@@ -34,6 +35,14 @@ _BLOB_HEADERS: Final = Headers(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What the upstream said to a client, with a 2xx: the blob's size, and whether it surely spoke of this blob."""
+
+    size: int | None
+    sure: bool
+
+
 class Blobs:
     """Answers GET and HEAD on blobs (OCI distribution spec 1.1, end-2)."""
 
@@ -42,7 +51,7 @@ class Blobs:
         self._flights = flights
         self._upstream = upstream
         self._access = access
-        self._checks: Joins[tuple[Repository, bytes, Digest], Refused | None] = Joins()
+        self._checks: Joins[tuple[Repository, bytes, Digest], Refused | Word] = Joins()
 
     async def answer(self, request: Request, source: Source, digest: Digest) -> Answer | Pass:
         """The answer, or `Pass` where the client does better with the upstream itself.
@@ -51,53 +60,88 @@ class Blobs:
         """
         if request.method == "HEAD":
             return await self._head(request, source, digest)
+        checked = False
         for _ in range(_MAX_PLANS):
-            facts, flight = await self._facts(source, digest)
+            facts, flight = await self._facts(source, digest, checked=checked)
             # No await from here to the look at the flights in _fetch: what was planned for is what is joined.
             match plan(facts).step:
                 case Step.CHECK:
-                    refused, _ = await self._check(source, digest)
-                    if refused is not None:
-                        return relayed(refused)
-                    continue
+                    word = await self._check(source, digest)
+                    if isinstance(word, Refused):
+                        return relayed(word)
+                    if not word.sure:
+                        return Pass(CacheStatus(fwd="miss", detail="the upstream's answer proves nothing"))
+                    checked = True
                 case Step.SERVE if flight is None:
                     blob = await self._store.open(digest)
-                    if blob is None:
-                        continue
-                    return self._content(request, blob, digest, CacheStatus(hit=True))
+                    if blob is not None:
+                        return self._content(request, blob, digest, CacheStatus(hit=True))
                 case _:
-                    return await self._fetch(request, source, digest)
+                    answer = await self._fetch(request, source, digest)
+                    if answer is not None:
+                        return answer
         return Pass(CacheStatus(fwd="bypass", detail="the cache changed too fast"))
 
-    async def _facts(self, source: Source, digest: Digest) -> tuple[Facts, Flight | None]:
-        linked = await self._store.linked(str(source.repository), digest) is not None
-        stored = await self._store.has(digest)
-        flight = self._flights.find(digest)
-        if flight is not None and not stored:
+    async def deleted(self, repository: Repository, digest: Digest) -> None:
+        """The upstream deleted this blob: what it said before counts no more."""
+        self._access.changed(repository, digest)
+        self._checks.forget(lambda key: (key[0], key[2]) == (repository, digest))
+        await self._store.unlink(str(repository), digest)
+
+    async def _facts(self, source: Source, digest: Digest, *, checked: bool) -> tuple[Facts, Flight | None]:
+        """What is known; `checked` if the upstream answered this very question just now."""
+        linked = checked or await self._store.linked(str(source.repository), digest) is not None
+        stored, flight = await self._held(digest)
+        if flight is not None:
             # What the upstream answers to the one who opened the flight, it answers to the same one now.
-            linked |= flight.opener.repository == source.repository and flight.opener.principal == source.principal
-        granted = self._access.granted(source.principal, source.repository)
-        held = stored or flight is not None
-        return Facts(granted=granted, linked=linked, held=held), None if stored else flight
+            linked |= _same(flight.opener, source) and not self._access.overtaken(
+                source.repository, digest, flight.asked
+            )
+        granted = checked or self._access.granted(source.principal, source.repository)
+        return Facts(granted=granted, linked=linked, held=stored or flight is not None), flight
+
+    async def _held(self, digest: Digest) -> tuple[bool, Flight | None]:
+        """Is it stored, else on its way? A flight that lands while the index is asked must not be missed."""
+        while True:
+            ended = self._flights.ended
+            if await self._store.has(digest):
+                return True, None
+            if ended == self._flights.ended:
+                return False, self._flights.find(digest)
 
     async def _head(self, request: Request, source: Source, digest: Digest) -> Answer | Pass:
-        facts, flight = await self._facts(source, digest)
-        if plan(facts).step is Step.SERVE and flight is None:
-            blob = await self._store.open(digest)
-            if blob is not None:
-                return self._content(request, blob, digest, CacheStatus(hit=True))
-        return Pass(CacheStatus(fwd="miss"))
+        """From the store, else from what the upstream says at the end of its redirects.
 
-    async def _check(self, source: Source, digest: Digest) -> tuple[Refused | None, bool]:
+        A client would have to follow those by itself, to a host whose certificate it may not trust.
+        """
+        cache = CacheStatus(hit=True)
+        facts, flight = await self._facts(source, digest, checked=False)
+        if plan(facts).step is not Step.SERVE or flight is not None:
+            cache = CacheStatus(fwd="miss")
+            word = await self._check(source, digest)
+            if isinstance(word, Refused):
+                return Pass(CacheStatus(fwd="miss", fwd_status=word.status))
+            if word.size is not None:
+                return Answer(200, _headers(digest), cache, b"", word.size)
+            if not word.sure:
+                return Pass(cache)
+        blob = await self._store.open(digest)
+        return Pass(CacheStatus(fwd="miss")) if blob is None else self._content(request, blob, digest, cache)
+
+    async def _check(self, source: Source, digest: Digest) -> Refused | Word:
         key = source.repository, source.principal, digest
-        return await self._checks.do(key, lambda: self._prove(source, digest))
+        word, _ = await self._checks.do(key, lambda: self._ask(source, digest))
+        return word
 
-    async def _prove(self, source: Source, digest: Digest) -> Refused | None:
-        """Ask the upstream in this client's name. None, and a grant and a link, if it may have the blob."""
+    async def _ask(self, source: Source, digest: Digest) -> Refused | Word:
+        """Ask the upstream in this client's name; make a grant and a link if it surely may have the blob."""
         asked = self._access.now()
+        held = await self._size(digest)
         reply = await self._upstream.ask("HEAD", source.url(digest), source.headers, follow=True)
         reply.close()
-        if not reply.ok:
+        if not reply.ok and held is None and self._flights.find(digest) is None:
+            return Refused(reply.status, reply.headers, b"")  # there is nothing to decide about
+        if not _speaks_of(reply, digest, held):
             # HEAD is refused by ECR Public and by signed URLs of GHCR, and has no words to relay: one byte decides.
             one_byte = source.headers.having("Range", "bytes=0-0")
             reply = await self._upstream.ask("GET", source.url(digest), one_byte, follow=True)
@@ -106,51 +150,87 @@ class Blobs:
                     self._access.revoke(source.principal, source.repository)
                 return await refusal(reply)
             reply.close()
-        await self.proved(source, digest, asked)
-        return None
+        sure = _speaks_of(reply, digest, held)
+        if sure:
+            await self._proved(source, digest, asked)
+        return Word(None if objection(reply) else whole_size(reply), sure)
 
-    async def proved(self, source: Source, digest: Digest, asked: float) -> None:
+    async def _size(self, digest: Digest) -> int | None:
+        """Bytes of the blob that we hold; None if there is none or nobody knows."""
+        flight = self._flights.find(digest)
+        if flight is not None:
+            return flight.size
+        blob = await self._store.open(digest)
+        if blob is None:
+            return None
+        with contextlib.closing(blob):
+            return blob.size
+
+    async def _proved(self, source: Source, digest: Digest, asked: float) -> None:
         """The upstream gave this blob to this client, who asked for it at `asked`."""
         self._access.grant(source.principal, source.repository, asked)
+        if self._access.overtaken(source.repository, digest, asked):
+            return
         with contextlib.suppress(StoreError):
             await self._store.link(str(source.repository), digest)
+            if self._access.overtaken(source.repository, digest, asked):  # deleted while the link was being written
+                await self._store.unlink(str(source.repository), digest)
 
-    async def _fetch(self, request: Request, source: Source, digest: Digest) -> Answer | Pass:
+    async def _fetch(self, request: Request, source: Source, digest: Digest) -> Answer | Pass | None:
+        """The blob from a flight. None if that was another client's and the upstream refused it: plan anew."""
         asked = self._access.now()
-        blob, started = self._flights.join(digest, source)
+        blob, started = self._flights.join(digest, source, asked, lambda: self._proved(source, digest, asked))
         try:
             await blob.opened()
             if "range" in request.headers:
                 await blob.sized()
-            if started:
-                await self.proved(source, digest, asked)
         except BaseException as failure:
             blob.close()
             if isinstance(failure, Refused | Unsuitable | StoreError | NotTheBlob):
-                return self._instead(failure, source, blob)
+                return self._instead(failure, source, blob.opener)
             raise
         return self._content(request, blob, digest, CacheStatus(fwd="miss", stored=started, collapsed=not started))
 
-    def _instead(self, failure: Exception, source: Source, blob: FlightBlob) -> Answer | Pass:
+    def _instead(self, failure: Exception, source: Source, opener: Source) -> Answer | Pass | None:
         """What a client gets whose flight did not take off."""
-        if isinstance(failure, Refused):
-            if failure.status in (401, 403):
-                self._access.revoke(blob.opener.principal, blob.opener.repository)
-            if blob.opener.repository == source.repository and blob.opener.principal == source.principal:
-                return relayed(failure)
-            return Pass(CacheStatus(fwd="miss", detail="the upstream refused another client's request"))
-        return Pass(CacheStatus(fwd="bypass", detail=str(failure)))
+        if not isinstance(failure, Refused):
+            return Pass(CacheStatus(fwd="bypass", detail=str(failure)))
+        if not _same(opener, source):
+            return None
+        if failure.status in (401, 403):
+            self._access.revoke(source.principal, source.repository)
+        return relayed(failure)
 
     @staticmethod
     def _content(request: Request, blob: Blob, digest: Digest, cache: CacheStatus) -> Answer:
-        headers = _BLOB_HEADERS.having("Docker-Content-Digest", str(digest)).having("ETag", f'"{digest}"')
         status, headers, body, length = whole_or_ranges(
-            blob, digest, request.headers, headers, head=request.method == "HEAD"
+            blob, digest, request.headers, _headers(digest), head=request.method == "HEAD"
         )
         return Answer(status, headers, cache, body, length)
 
 
+def _headers(digest: Digest) -> Headers:
+    return _BLOB_HEADERS.having("Docker-Content-Digest", str(digest)).having("ETag", f'"{digest}"')
+
+
+def _same(one: Source, other: Source) -> bool:
+    return (one.repository, one.principal) == (other.repository, other.principal)
+
+
+def _speaks_of(reply: Reply, digest: Digest, held: int | None) -> bool:
+    """Is this surely about the blob? A login page behind a redirect answers 200 to everybody as well."""
+    if not reply.ok or objection(reply) is not None:
+        return False
+    if reply.headers.get("docker-content-digest") == str(digest):
+        return True
+    return held is not None and whole_size(reply) == held
+
+
 def relayed(refused: Refused) -> Answer:
-    """An upstream's answer that is not the content, in its own words."""
+    """An upstream's answer that is not the content, in its own words.
+
+    Others may have joined the question: a cookie that was set for one of them is kept from all.
+    """
     cache = CacheStatus(fwd="miss", fwd_status=refused.status)
-    return Answer(refused.status, refused.headers.end_to_end().without("Content-Length"), cache, refused.body)
+    headers = refused.headers.end_to_end().without("Content-Length", "Set-Cookie")
+    return Answer(refused.status, headers, cache, refused.body)

@@ -21,11 +21,11 @@ from OpenSSL import SSL
 
 from pullthrough.core.registries import Registries, looks_like_registry
 from pullthrough.guard import Guard, is_loopback, is_private_client
+from pullthrough.layers import TUNNEL, Close, Http, Tunnel, TunnelCount, error_response
 from pullthrough.leaves import LeafContexts
 from pullthrough.metrics import Metrics
 from pullthrough.neighbours import Neighbours
 from pullthrough.parent import ParentProxies
-from pullthrough.streaming import TUNNEL, Close, Http, Tunnel, TunnelCount, error_response
 
 log = logging.getLogger(__name__)
 traffic = logging.getLogger("pullthrough.traffic")

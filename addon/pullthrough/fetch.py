@@ -7,15 +7,15 @@ tries. Must not know who reads the bytes, nor whether they are stored: it yields
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pullthrough.core.digest import Digest
 from pullthrough.core.headers import Headers
+from pullthrough.core.media import media_type
 from pullthrough.messages import Repository
 from pullthrough.upstream import Reply, Upstream, UpstreamError
 
@@ -39,7 +39,11 @@ _NOT_REPEATED: Final = (
     "content-type",
     "expect",
 )
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+#: Refusals that may be meant for one client only: another may have a better token, or another repository.
+_NOT_YOU: Final = (401, 403, 404)
+#: What no registry calls a blob, but what a login page behind a redirect is.
+_PAGES: Final = ("text/html", "application/xhtml+xml")
 
 
 class Refused(Exception):
@@ -84,95 +88,133 @@ async def refusal(reply: Reply) -> Refused:
     return Refused(reply.status, reply.headers, body or b"")
 
 
-class Fetch:
-    """A blob on its way. Make it with `open`; then iterate `chunks` once, and `close`."""
+def objection(reply: Reply) -> str | None:
+    """Why a 2xx is not the content that was asked for, or not as it is stored; None if nothing speaks against it."""
+    coding = (reply.headers.get("content-encoding") or "identity").strip().lower()
+    if coding != "identity":
+        return f"upstream coded the blob ({coding[:32]})"
+    if media_type(reply.headers.get("content-type") or "") in _PAGES:
+        return "upstream answered with a page, not with a blob"
+    return None
 
-    def __init__(self, upstream: Upstream, sources: Callable[[], Sequence[Source]], digest: Digest) -> None:
+
+def whole_size(reply: Reply) -> int | None:
+    """Bytes of the whole blob, as a 200 or a 206 tells."""
+    if reply.status != 206:
+        return reply.length
+    part = _content_range(reply)
+    return int(part[3]) if part is not None and part[3] != "*" else None
+
+
+def _content_range(reply: Reply) -> re.Match[str] | None:
+    return _CONTENT_RANGE.fullmatch((reply.headers.get("content-range") or "").strip())
+
+
+class Fetch:
+    """A blob on its way. Make it with `open`, then `read` to the end; `close` it in any case."""
+
+    def __init__(self, upstream: Upstream, digest: Digest, offset: int, others: Callable[[], Sequence[Source]]) -> None:
         self._upstream = upstream
-        self._sources = sources
         self._digest = digest
+        self._others = others
         self._reply: Reply | None = None
+        self._chunks: AsyncGenerator[bytes, None] | None = None
         self._etag: str | None = None
         self._skip = 0
+        self._tries = iter(BACK_OFF)
+        self._resumptions = 0
+        #: Bytes of the whole blob, if the upstream said so.
         self.size: int | None = None
-        self.offset = 0
+        #: Where the next bytes belong.
+        self.offset = offset
 
     @classmethod
     async def open(
-        cls, upstream: Upstream, sources: Callable[[], Sequence[Source]], digest: Digest, offset: int = 0
+        cls,
+        upstream: Upstream,
+        digest: Digest,
+        source: Source,
+        *,
+        offset: int = 0,
+        others: Callable[[], Sequence[Source]] | None = None,
     ) -> Fetch:
-        """Ask for the blob from `offset` on.
+        """Ask `source` for the blob from `offset` on. Raises `Refused`, `Unsuitable` or `UpstreamError`.
 
-        `sources` is asked again at each resumption, best one first: tokens expire during long transfers, and a client
-        that came later may have a fresher one. Raises `Refused`, `Unsuitable` or `UpstreamError`.
+        Only `source` is asked, so that the answer proves something about it and nobody else. `others` are for
+        resumptions, best one first: tokens expire during long transfers, and a client that came later may have a
+        fresher one.
         """
-        fetch = cls(upstream, sources, digest)
-        fetch.offset = offset
-        await fetch._connect()
+        fetch = cls(upstream, digest, offset, others or (lambda: (source,)))
+        await fetch._connect((source,))
         return fetch
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The bytes from `offset` to the end. UpstreamError when no try brings more."""
-        tries = iter(BACK_OFF)
-        for _ in range(MAX_RESUMPTIONS):
+    async def read(self) -> bytes:
+        """The next bytes; b"" at the end. UpstreamError when no try brings more."""
+        while True:
             try:
-                async with contextlib.aclosing(self._received()) as received:
-                    async for chunk in received:
-                        self.offset += len(chunk)
-                        tries = iter(BACK_OFF)
-                        yield chunk
-                if self.size is None or self.offset >= self.size:
-                    return
-                raise UpstreamError(f"the body ended after {self.offset} of {self.size} bytes")
+                chunk = await self._receive()
             except UpstreamError as error:
-                self.close()
-                await self._resume(tries, error)
-        raise UpstreamError(f"cut {MAX_RESUMPTIONS} times")
+                await self._resume(error)
+                continue
+            except BaseException:
+                self.close()  # a cancelled read leaves nothing to go on with, and must not look like the end
+                raise
+            if chunk:
+                self.offset += len(chunk)
+                self._tries = iter(BACK_OFF)
+            return chunk
 
     def close(self) -> None:
         """Let go of the connection. Safe to call twice."""
-        if self._reply is not None:
-            self._reply.close()
-            self._reply = None
+        reply, self._reply, self._chunks = self._reply, None, None
+        if reply is not None:
+            reply.close()
 
-    async def _resume(self, tries: Iterator[float], error: UpstreamError) -> None:
+    async def _receive(self) -> bytes:
+        """What the present connection sends, without the bytes that we have already."""
+        if self.size is not None and self.offset >= self.size:
+            return b""
+        if self._chunks is None:
+            raise UpstreamError("not connected")
+        async for chunk in self._chunks:
+            fresh = chunk[self._skip :]
+            self._skip -= len(chunk) - len(fresh)
+            if fresh:
+                # A part may be longer than it said (RFC 9110 has no cure): readers were told of `size` bytes.
+                return fresh if self.size is None else fresh[: self.size - self.offset]
+        if self.size is None:
+            return b""
+        raise UpstreamError(f"the body ended after {self.offset} of {self.size} bytes")
+
+    async def _resume(self, error: UpstreamError) -> None:
         """Connect again from where we are, waiting longer each time; raise when the tries are used up."""
+        self.close()
+        self._resumptions += 1
         if self.size is None:
             raise error  # nobody knows where this body ends, so nobody knows what is missing
-        for pause in tries:
+        if self._resumptions > MAX_RESUMPTIONS:
+            raise UpstreamError(f"cut {self._resumptions} times, the last time because: {error}")
+        for pause in self._tries:
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
             try:
-                await self._connect()
-            except (UpstreamError, Refused) as again:
-                error = again if isinstance(again, UpstreamError) else UpstreamError(str(again))
-            else:
-                return
+                return await self._connect(self._others())
+            except UpstreamError as again:
+                error = again
+            except (Refused, Unsuitable) as again:
+                error = UpstreamError(str(again))
         raise error
 
-    async def _received(self) -> AsyncGenerator[bytes, None]:
-        """What the present connection sends, without the bytes that we have already."""
-        if self._reply is None:
-            return
-        async with contextlib.aclosing(self._reply.chunks()) as chunks:
-            async for chunk in chunks:
-                fresh = chunk[self._skip :]
-                self._skip -= len(chunk) - len(fresh)
-                if fresh:
-                    yield fresh
-
-    async def _connect(self) -> None:
+    async def _connect(self, sources: Sequence[Source]) -> None:
         """Have a reply whose body continues at `offset`, by the first source that the upstream accepts."""
-        refused: Refused | None = None
-        for source in self._sources():
+        refused: Exception = UpstreamError("nobody to ask for")
+        for source in sources:
             try:
-                await self._ask(source, ranged=self.offset > 0)
+                return await self._ask(source, ranged=self.offset > 0)
             except Refused as error:
                 refused = error
-                if error.status not in (401, 403):
+                if error.status not in _NOT_YOU:
                     break
-            else:
-                return
-        raise refused or UpstreamError("nobody to ask for")
+        raise refused
 
     async def _ask(self, source: Source, *, ranged: bool) -> None:
         headers = source.headers
@@ -181,7 +223,7 @@ class Fetch:
             if self._etag:
                 headers = headers.having("If-Range", self._etag)
         reply = await self._upstream.ask("GET", source.url(self._digest), headers, follow=True, bulk=True)
-        if ranged and reply.status == 416:
+        if ranged and (reply.status == 416 or (reply.status == 206 and not self._continued_by(reply))):
             # Nothing is left to send, or the server does not know open-ended ranges: ask for all, skip what we have.
             reply.close()
             return await self._ask(source, ranged=False)
@@ -196,20 +238,21 @@ class Fetch:
 
     def _accept(self, reply: Reply) -> None:
         """Take `reply` as the continuation, if it is one."""
-        coding = (reply.headers.get("content-encoding") or "identity").strip().lower()
-        if coding not in ("identity", ""):
-            raise Unsuitable(f"upstream coded the blob ({coding[:32]})")
-        size = reply.length if reply.status == 200 else self._continues(reply)
-        if self.size is not None and size != self.size:
+        if (reason := objection(reply)) is not None:
+            raise Unsuitable(reason)
+        if reply.status == 206 and not self._continued_by(reply):
+            raise UpstreamError("the upstream sent another part than the one that was asked for")
+        size = whole_size(reply)
+        if self.size is None:
+            self.size = size
+        elif size not in (None, self.size):
             raise UpstreamError(f"the upstream now says {size} bytes, before it said {self.size}")
         self._skip = self.offset if reply.status == 200 else 0
-        self._reply, self.size = reply, size
+        self._reply, self._chunks = reply, reply.chunks()
         etag = reply.headers.get("etag") or ""
         self._etag = etag if etag.startswith('"') else None  # only strong validators may join parts (RFC 9110 13.1.5)
 
-    def _continues(self, reply: Reply) -> int:
-        """The whole size that a 206 speaks of; UpstreamError if it is not the part that was asked for."""
-        match = _CONTENT_RANGE.fullmatch((reply.headers.get("content-range") or "").strip())
-        if match is None or match[3] == "*" or int(match[1]) != self.offset:
-            raise UpstreamError("the upstream answered a Range with another part")
-        return int(match[3])
+    def _continued_by(self, reply: Reply) -> bool:
+        """Is this 206 the part from `offset` on?"""
+        part = _content_range(reply)
+        return part is not None and int(part[1]) == self.offset

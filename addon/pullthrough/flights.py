@@ -13,19 +13,19 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from pullthrough.core.digest import Digest
+from pullthrough.direct import Direct
 from pullthrough.fetch import Fetch, Refused, Source, Unsuitable
 from pullthrough.messages import BodyError
+from pullthrough.sink import Sink
 from pullthrough.store import Partial, Store, StoreError
 from pullthrough.upstream import Upstream, UpstreamError
 
 log = logging.getLogger(__name__)
 
-#: Bytes that may wait for the disk before the upstream has to wait too.
-_WRITE_AHEAD: Final = 4 << 20
 #: Sources that a flight remembers, newest first: enough for fresher tokens, not a list of all readers.
 _SOURCES: Final = 8
 
@@ -37,12 +37,17 @@ class NotTheBlob(Exception):
 type Failure = Refused | Unsuitable | UpstreamError | StoreError | NotTheBlob
 
 
+async def _nothing() -> None:
+    """For a flight of which nobody wants to hear."""
+
+
 class Flight:
     """One fill under way (or just ended), and what its readers may see of it."""
 
-    def __init__(self, digest: Digest, source: Source) -> None:
+    def __init__(self, digest: Digest, source: Source, asked: float) -> None:
         self.digest = digest
         self.opener = source
+        self.asked = asked
         self.sources = [source]
         self.size: int | None = None
         self.failure: Failure | None = None
@@ -143,10 +148,8 @@ class FlightBlob:
 
     def __init__(self, flight: Flight, source: Source, store: Store, upstream: Upstream) -> None:
         self._flight = flight
-        self._source = source
         self._store = store
-        self._upstream = upstream
-        self._direct: Fetch | None = None
+        self._direct = Direct(upstream, source, flight.digest)
         self._closed = False
 
     @property
@@ -163,42 +166,46 @@ class FlightBlob:
         """Wait for the upstream's word. Raises the failure if the flight never took off."""
         await self._flight.opened()
 
-    async def sized(self) -> int | None:
-        """The size, if need be after waiting for the end of the blob."""
-        while self._flight.size is None and not self._flight.over:
-            await self._flight.progress()
-        return self._flight.size
+    async def sized(self) -> int:
+        """The size, if need be after waiting for the end of the blob. Raises the failure if that never comes."""
+        flight = self._flight
+        while flight.size is None:
+            if flight.failure is not None:
+                raise flight.failure
+            await flight.progress()
+        return flight.size
 
     async def read_at(self, offset: int, limit: int) -> bytes:
-        """Up to `limit` bytes from `offset`, waiting for at least one; b"" only at the end. BodyError if cut."""
+        """Up to `limit` bytes from `offset`, waiting for at least one; b"" only at the end. BodyError if cut.
+
+        For a fault of ours, the reader goes on alone, uncached.
+        """
         flight = self._flight
         while offset >= flight.visible and not flight.over:
             await flight.progress()
-        if offset < flight.visible:
-            return await self._store.run(flight.read, limit, offset)
-        if flight.failure is not None:
-            return await self._after(flight.failure, offset)
+        try:
+            if offset < flight.visible:
+                return await self._stored(offset, limit)
+            if flight.failure is not None:
+                raise flight.failure
+        except StoreError:
+            return await self._direct.read_at(offset, limit, flight.size)
+        except (Refused, Unsuitable, UpstreamError, NotTheBlob) as failure:
+            raise BodyError(str(failure)) from failure
         return b""
 
-    async def _after(self, failure: Failure, offset: int) -> bytes:
-        """The fill failed. For a fault of ours, the reader goes on alone, uncached; else it is cut."""
-        if not isinstance(failure, StoreError):
-            raise BodyError(str(failure)) from failure
-        try:
-            if self._direct is None:
-                self._direct = await Fetch.open(self._upstream, lambda: [self._source], self._flight.digest, offset)
-                self._rest = self._direct.chunks()
-            return await anext(self._rest, b"")
-        except (Refused, Unsuitable, UpstreamError) as error:
-            raise BodyError(str(error)) from error
+    async def _stored(self, offset: int, limit: int) -> bytes:
+        data = await self._store.run(self._flight.read, limit, offset)
+        if not data:
+            raise StoreError("the file is shorter than what was written to it")
+        return data
 
     def close(self) -> None:
         """Leave the flight. Safe to call twice."""
         if not self._closed:
             self._closed = True
             self._flight.leave()
-            if self._direct is not None:
-                self._direct.close()
+            self._direct.close()
 
 
 class Flights:
@@ -209,6 +216,8 @@ class Flights:
         self._upstream = upstream
         self._flying: dict[Digest, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        #: How many have ended. Who looked into the store while one did has to look again.
+        self.ended = 0
 
     def __len__(self) -> int:
         return len(self._flying)
@@ -217,13 +226,19 @@ class Flights:
         """The flight under way for `digest`."""
         return self._flying.get(digest)
 
-    def join(self, digest: Digest, source: Source) -> tuple[FlightBlob, bool]:
-        """Read `digest` from the flight that is under way, or from a new one. Also: was it a new one?"""
+    def join(
+        self, digest: Digest, source: Source, asked: float = 0.0, proved: Callable[[], Awaitable[None]] = _nothing
+    ) -> tuple[FlightBlob, bool]:
+        """Read `digest` from the flight that is under way, or from a new one. Also: was it a new one?
+
+        A new one is asked for in the name of `source` alone, at `asked` on the caller's clock. If the upstream gave
+        the blob, whole and right, `proved` is called before the flight is over.
+        """
         flight = self._flying.get(digest)
         started = flight is None
         if flight is None:
-            flight = self._flying[digest] = Flight(digest, source)
-            task = asyncio.create_task(self._fly(flight), name=f"fill {digest}")
+            flight = self._flying[digest] = Flight(digest, source, asked)
+            task = asyncio.create_task(self._fly(flight, proved), name=f"fill {digest}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         flight.board(source)
@@ -231,13 +246,15 @@ class Flights:
 
     async def aclose(self) -> None:
         """Stop all fills; what they have stays on disk and is resumed by the next fill."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
 
-    async def _fly(self, flight: Flight) -> None:
+    async def _fly(self, flight: Flight, proved: Callable[[], Awaitable[None]]) -> None:
         try:
             await self._fill(flight)
+            await proved()
         except (Refused, Unsuitable, UpstreamError, StoreError, NotTheBlob) as failure:
             log.info("fill of %s failed: %s", flight.digest, failure)
             flight.fail(failure)
@@ -248,98 +265,59 @@ class Flights:
             log.exception("fill of %s failed", flight.digest)
             flight.fail(StoreError(f"internal fault: {type(error).__name__}"))
         finally:
-            self._flying.pop(flight.digest, None)
+            del self._flying[flight.digest]
+            self.ended += 1
             flight.leave()
 
     async def _fill(self, flight: Flight) -> None:
         partial = await self._store.begin(flight.digest)
-        keep = partial.written > 0
+        keep = True
         try:
-            fetch = await Fetch.open(self._upstream, lambda: flight.sources, flight.digest, partial.written)
-            with contextlib.closing(fetch):
-                await self._store.reserve(partial, fetch.size or partial.written)
-                keep = True
-                flight.take_off(partial, fetch.size)
-                await self._land(flight, partial, fetch)
+            await self._transfer(flight, partial)
         except (StoreError, NotTheBlob):
             keep = False  # a disk that is full or fails, or bytes that are wrong: what is there only takes room
             raise
         finally:
             with contextlib.suppress(StoreError):
-                await asyncio.shield(self._store.end(partial, keep=keep))
+                await self._store.end(partial, keep=keep and partial.written > 0)
             if not flight.took_off:
                 partial.close()
 
-    async def _land(self, flight: Flight, partial: Partial, fetch: Fetch) -> None:
-        """Write the body down and judge it by its digest, whatever the upstream said of its length."""
-        failure: UpstreamError | None = None
+    async def _transfer(self, flight: Flight, partial: Partial) -> None:
+        fetch = await Fetch.open(
+            self._upstream,
+            flight.digest,
+            flight.opener,
+            offset=partial.written,
+            others=lambda: flight.sources,
+        )
+        with contextlib.closing(fetch):
+            if fetch.size is not None and fetch.size < partial.written:
+                raise NotTheBlob(f"an earlier fill left more than the {fetch.size} bytes that there are")
+            # An earlier fill may have got it all. The upstream had to be asked nevertheless: not everybody may have it.
+            whole = partial.verified
+            await self._store.reserve(partial, partial.written if whole else fetch.size or partial.written)
+            flight.take_off(partial, partial.written if whole else fetch.size)
+            cut = None if whole else await self._receive(flight, partial, fetch)
+        await self._land(flight, partial, cut)
+
+    async def _receive(self, flight: Flight, partial: Partial, fetch: Fetch) -> UpstreamError | None:
+        """Write the body down. What cut it short, if something did."""
         try:
-            async with (
-                _Sink(self._store, partial, flight.advance) as sink,
-                contextlib.aclosing(fetch.chunks()) as body,
-            ):
-                async for chunk in body:
+            async with Sink(self._store, partial, flight.advance) as sink:
+                while chunk := await fetch.read():
                     await sink.put(chunk)
         except UpstreamError as error:
-            failure = error
+            return error
+        return None
+
+    async def _land(self, flight: Flight, partial: Partial, cut: UpstreamError | None) -> None:
+        """Judge what arrived by its digest, whatever the upstream said of its length."""
         if not partial.verified:
-            raise failure or NotTheBlob(f"the {partial.written} bytes that the upstream sent are not {flight.digest}")
-        if failure is not None:  # whole and right, but not as long as announced: readers were told another length
-            await self._store.commit(partial)
-            raise failure
-        # Readers may have the last byte before the disk has everything for good: it is right in any case.
-        flight.land()
+            raise cut or NotTheBlob(f"the {partial.written} bytes that the upstream sent are not {flight.digest}")
+        if cut is None:
+            # Readers may have the last byte before the disk has everything for good: it is right in any case.
+            flight.land()
         await self._store.commit(partial)
-
-
-class _Sink:
-    """Writes to disk what arrives, while more arrives: neither waits for the other until `_WRITE_AHEAD` is full."""
-
-    def __init__(self, store: Store, partial: Partial, advanced: Callable[[int], None]) -> None:
-        self._store = store
-        self._partial = partial
-        self._advanced = advanced
-        self._waiting: list[bytes] = []
-        self._size = 0
-        self._more = asyncio.Event()
-        self._room = asyncio.Event()
-        self._ended = False
-
-    async def __aenter__(self) -> _Sink:
-        self._task = asyncio.create_task(self._write(), name=f"write {self._partial.digest}")
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Write what is left, also after a failure: it can be resumed from there."""
-        self._ended = True
-        self._more.set()
-        try:
-            await asyncio.shield(self._task)
-        except StoreError:
-            if kind is None or not issubclass(kind, StoreError):
-                raise
-
-    async def put(self, chunk: bytes) -> None:
-        """Hand over the next bytes. StoreError if earlier ones could not be written."""
-        if self._task.done():
-            await self._task
-        self._waiting.append(chunk)
-        self._size += len(chunk)
-        self._more.set()
-        while self._size > _WRITE_AHEAD and not self._task.done():
-            self._room.clear()
-            await self._room.wait()
-
-    async def _write(self) -> None:
-        try:
-            while self._waiting or not self._ended:
-                if not self._waiting:
-                    self._more.clear()
-                    await self._more.wait()
-                    continue
-                batch, self._waiting, self._size = b"".join(self._waiting), [], 0
-                self._room.set()
-                await self._store.write(self._partial, batch)
-                self._advanced(self._partial.written)
-        finally:
-            self._room.set()
+        if cut is not None:  # whole and right, but not as long as announced: readers were told another length
+            raise cut

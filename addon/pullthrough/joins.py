@@ -15,6 +15,9 @@ class Joins[K: Hashable, V]:
     def __init__(self) -> None:
         self._under_way: dict[K, asyncio.Task[V]] = {}
 
+    def __len__(self) -> int:
+        return len(self._under_way)
+
     async def do(self, key: K, work: Callable[[], Awaitable[V]]) -> tuple[V, bool]:
         """The result of `work`, or that of the same work already under way. Also: was it another's?"""
         task = self._under_way.get(key)
@@ -24,7 +27,9 @@ class Joins[K: Hashable, V]:
             if not task.done():  # with eager tasks it may be over already
                 self._under_way[key] = task
                 task.add_done_callback(lambda done: self._forget(key, done))
-        return await asyncio.shield(task), joined
+        if not task.done():
+            await asyncio.wait((task,))  # which, unlike awaiting the task, does not cancel it when we are
+        return task.result(), joined
 
     def forget(self, concerned: Callable[[K], bool]) -> None:
         """Let nobody join what is under way for these keys any more: the world has changed since it was asked."""

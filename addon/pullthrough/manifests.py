@@ -38,10 +38,8 @@ class _Head:
     headers: Headers
     digest: Digest | None
     length: int | None
-
-    @property
-    def ok(self) -> bool:
-        return 200 <= self.status < 300
+    #: Is it a 2xx about a manifest? A login page has that status too.
+    ok: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +82,7 @@ class Manifests:
         self._wholes.forget(lambda key: key[0] == repository)
         digest = Digest.parse(reference)
         if digest is not None:
+            self._access.changed(repository, digest)
             await self._store.unlink(str(repository), digest)
 
     # -- by tag
@@ -96,7 +95,7 @@ class Manifests:
             cache = CacheStatus(
                 fwd="request", fwd_status=head.status, collapsed=joined, detail="tags are always checked"
             )
-            return Answer(head.status, _end_to_end(head.headers), cache, b"", head.length)
+            return _headed(request, head, cache)
         if head.ok and head.digest is not None:
             body = await self._stored(head.digest)
             if body is not None:
@@ -107,10 +106,9 @@ class Manifests:
         asked = self._access.now()
         reply = await self._upstream.ask("HEAD", _url(source, reference), source.headers)
         reply.close()
-        digest = Digest.parse(reply.headers.get("docker-content-digest") or "")
-        head = _Head(reply.status, reply.headers, digest, reply.length)
-        await self._note(source, reference, digest, reply, asked)
-        return head
+        digest = _promised(reply)
+        await self._note(source, digest or Digest.parse(reference), reply, asked)
+        return _Head(reply.status, reply.headers, digest, reply.length, reply.ok and _is_manifest(reply))
 
     # -- by digest
 
@@ -138,7 +136,7 @@ class Manifests:
     async def _relay_head(self, request: Request, source: Source, reference: str) -> Answer:
         head, joined = await self._heads.do(_key(request, source, reference), lambda: self._ask_head(source, reference))
         cache = CacheStatus(fwd="miss", fwd_status=head.status, collapsed=joined)
-        return Answer(head.status, _end_to_end(head.headers), cache, b"", head.length)
+        return _headed(request, head, cache)
 
     # -- both
 
@@ -179,7 +177,7 @@ class Manifests:
         if "content-encoding" in reply.headers:
             return Pass(CacheStatus(fwd="bypass", detail="upstream coded the manifest"))
         digest = _verified(reference, reply, body)
-        await self._note(source, reference, digest, reply, asked)
+        await self._note(source, digest, reply, asked)
         stored = digest is not None and await self._keep(digest, body)
         return _Whole(reply.status, reply.headers, body, digest, stored)
 
@@ -190,19 +188,26 @@ class Manifests:
             return False
         return True
 
-    async def _note(self, source: Source, reference: str, digest: Digest | None, reply: Reply, asked: float) -> None:
+    async def _note(self, source: Source, digest: Digest | None, reply: Reply, asked: float) -> None:
         """Draw the conclusions from what the upstream said to this client about this manifest."""
         if reply.status in (401, 403):
             self._access.revoke(source.principal, source.repository)
-        if not reply.ok:
+        if not reply.ok or not _is_manifest(reply):
             return
         self._access.grant(source.principal, source.repository, asked)
-        content_type = media.media_type(reply.headers.get("content-type") or "")
-        if digest is None or content_type not in media.MANIFEST_TYPES:
+        link = Link(media.media_type(reply.headers.get("content-type") or ""))
+        if digest is not None and link.media_type in media.MANIFEST_TYPES:
+            with contextlib.suppress(StoreError):
+                await self._link(source.repository, digest, link, asked)
+
+    async def _link(self, repository: Repository, digest: Digest, link: Link, asked: float) -> None:
+        """Note that the manifest is part of the repository, unless it was deleted since that was said."""
+        if self._access.overtaken(repository, digest, asked):
             return
-        with contextlib.suppress(StoreError):
-            if await self._store.linked(str(source.repository), digest) != Link(content_type):
-                await self._store.link(str(source.repository), digest, content_type)
+        if await self._store.linked(str(repository), digest) != link:
+            await self._store.link(str(repository), digest, link.media_type)
+        if self._access.overtaken(repository, digest, asked):  # deleted while the link was being written
+            await self._store.unlink(str(repository), digest)
 
 
 def _key(request: Request, source: Source, reference: str) -> _Key:
@@ -211,6 +216,16 @@ def _key(request: Request, source: Source, reference: str) -> _Key:
 
 def _url(source: Source, reference: str) -> str:
     return f"{source.repository.registry}/v2/{source.repository.name}/manifests/{reference}"
+
+
+def _promised(reply: Reply) -> Digest | None:
+    return Digest.parse(reply.headers.get("docker-content-digest") or "")
+
+
+def _is_manifest(reply: Reply) -> bool:
+    """Is a 2xx about a manifest, or is it somebody's login page?"""
+    kind = media.media_type(reply.headers.get("content-type") or "")
+    return kind in media.MANIFEST_TYPES or _promised(reply) is not None
 
 
 def _verified(reference: str, reply: Reply, body: bytes) -> Digest | None:
@@ -222,7 +237,7 @@ def _verified(reference: str, reply: Reply, body: bytes) -> Digest | None:
     if not reply.ok:
         return None
     wanted = Digest.parse(reference)
-    promised = Digest.parse(reply.headers.get("docker-content-digest") or "")
+    promised = _promised(reply)
     if wanted is None:
         digest = Digest.of(body, promised.algorithm if promised else "sha256")
         return digest if promised in (None, digest) else None
@@ -238,18 +253,37 @@ def _known_headers(link: Link) -> Headers:
 
 
 def _end_to_end(headers: Headers) -> Headers:
-    return headers.end_to_end().without("Content-Length")
+    """As to be sent on. Others may have joined the question: a cookie that was set for one of them is kept from all."""
+    return headers.end_to_end().without("Content-Length", "Content-Encoding", "Set-Cookie")
+
+
+def _headed(request: Request, head: _Head, cache: CacheStatus) -> Answer:
+    """The upstream's answer to HEAD."""
+    fields = _end_to_end(head.headers)
+    if head.ok and _known(request, fields.get("etag"), head.digest):
+        return Answer(304, fields.without("Content-Type"), cache)
+    return Answer(head.status, fields, cache, b"", head.length)
 
 
 def _content(request: Request, headers: Headers, digest: Digest, body: bytes, cache: CacheStatus) -> Answer:
     """A manifest whose bytes are verified. Range is ignored, as registries do on manifests."""
     etag = headers.get("etag") or f'"{digest}"'
     fields = _end_to_end(headers).having("Docker-Content-Digest", str(digest)).having("ETag", etag)
-    conditions = {
-        tag.strip().removeprefix("W/") for value in request.headers.all("if-none-match") for tag in value.split(",")
-    }
-    if conditions & {etag.removeprefix("W/"), f'"{digest}"', "*"}:
+    if _known(request, etag, digest):
         return Answer(304, fields.without("Content-Type"), cache)
     if request.method == "HEAD":
         return Answer(200, fields, cache, b"", len(body))
     return Answer(200, fields, cache, body)
+
+
+def _known(request: Request, etag: str | None, digest: Digest | None) -> bool:
+    """Has the client this version (If-None-Match, RFC 9110 section 13.1.2)? Some name it by ETag, some by digest."""
+    conditions = {
+        tag.strip().removeprefix("W/") for value in request.headers.all("if-none-match") for tag in value.split(",")
+    }
+    versions = {"*"}
+    if etag is not None:
+        versions.add(etag.removeprefix("W/"))
+    if digest is not None:
+        versions.add(f'"{digest}"')
+    return not conditions.isdisjoint(versions)

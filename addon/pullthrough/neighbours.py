@@ -13,7 +13,7 @@ from typing import Final
 
 from pullthrough.core.headers import Headers
 
-_REALM: Final = re.compile(r'\brealm="([^"]{1,2048})"', re.IGNORECASE)
+_REALM: Final = re.compile(r'\brealm\s*=\s*"([^"]{1,2048})"', re.IGNORECASE)
 _MAX: Final = 1024
 
 

@@ -84,16 +84,12 @@ class Pulls:
         repository = Repository(request.registry, route.repository)
         return Source(repository, repeated(request.headers), self._access.principal(request.headers))
 
-    def asked(self) -> float:
-        """The time at which a request that passes through is sent on; for `observe`."""
-        return self._access.now()
-
-    async def observe(self, request: Request, status: int, headers: Headers, asked: float) -> None:
+    async def observe(self, request: Request, status: int, headers: Headers) -> None:
         """The upstream's answer to a request that passed through. Never raises."""
         route = classify(request.method, request.target)
         self._learn(request, headers)
         try:
-            await self._observe(request, route, status, asked)
+            await self._observe(request, route, status)
         except StoreError as error:
             log.warning("cannot take note of %s %s: %s", request.method, route.kind, error)
 
@@ -101,16 +97,14 @@ class Pulls:
         if self._trusted(request.registry):
             self._neighbours.learn(f"{request.registry}{request.target}", headers)
 
-    async def _observe(self, request: Request, route: Route, status: int, asked: float) -> None:
+    async def _observe(self, request: Request, route: Route, status: int) -> None:
         repository = Repository(request.registry, route.repository)
         accepted = 200 <= status < 300
         match route.kind, route.method:
             case Kind.MANIFEST, "PUT" | "DELETE" if accepted:
                 await self._manifests.changed(repository, route.reference)
             case Kind.BLOB, "DELETE" if accepted and route.digest is not None:
-                await self._store.unlink(str(repository), route.digest)
-            case Kind.BLOB, "HEAD" if accepted and route.digest is not None and _meant_for(request):
-                await self._blobs.proved(self._source(request, route), route.digest, asked)
+                await self._blobs.deleted(repository, route.digest)
             case _ if status in (401, 403) and route.repository:
                 self._access.revoke(self._access.principal(request.headers), repository)
 

@@ -41,8 +41,8 @@ from pullthrough.neighbours import Neighbours
 from pullthrough.page import Page
 from pullthrough.parent import ParentProxies
 from pullthrough.pulls import Pulls
+from pullthrough.sending import Sender
 from pullthrough.store import Store
-from pullthrough.streaming import Sender
 from pullthrough.upstream import Timeouts, Upstream
 
 log = logging.getLogger(__name__)

@@ -47,10 +47,11 @@ def plan(facts: Facts) -> Plan:
     the repository *and* a link of the digest to it. A manifest that merely names a digest proves nothing (anybody can
     push one that names another's blob), so links come from what the upstream gave out, and nothing else.
     """
+    if not facts.held:
+        # In this client's own name: the upstream's answer is the proof, a question before it would prove no more.
+        return Plan(Step.FETCH, "not stored")
     if not facts.granted:
         return Plan(Step.CHECK, "no recent proof of access")
-    if not facts.held:
-        return Plan(Step.FETCH, "not stored")
     if not facts.linked:
         return Plan(Step.CHECK, "stored, not yet seen in this repository")
     return Plan(Step.SERVE, "stored")

@@ -127,9 +127,7 @@ def _by_digest(kind: Kind, method: str, repository: str, reference: str) -> Rout
     return _route(kind, method, repository, reference, digest) if digest else None
 
 
-def _route(
-    kind: Kind, method: str, repository: str, reference: str = "", digest: Digest | None = None
-) -> Route | None:
+def _route(kind: Kind, method: str, repository: str, reference: str = "", digest: Digest | None = None) -> Route | None:
     if len(repository) > MAX_REPOSITORY or not _REPOSITORY.fullmatch(repository):
         return None
     return Route(kind, method, repository, reference, digest)

@@ -3,6 +3,9 @@
 Responsible for the promise that a digest is either stored whole and verified, or not at all, and for staying
 below its size. Must not know who asks, nor where bytes come from. Its methods never block the event loop; they
 raise `StoreError` when the disk or the index fails, and then the caller serves without the store.
+
+Three lanes of threads, so that none waits for another: `look` for look-ups and reading, `note` for single rows, `fill`
+for what takes long. A locked index stops only the second: what is stored is still served.
 """
 
 from __future__ import annotations
@@ -12,61 +15,61 @@ import contextlib
 import errno
 import logging
 import os
-import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import diskcache
-
 from pullthrough.core.digest import Digest
 from pullthrough.health import Health
+from pullthrough.messages import BodyError
+from pullthrough.store.faults import INDEX_ERRORS, StoreError, from_index
 from pullthrough.store.files import BlobFiles, Partial
 from pullthrough.store.index import Index, Link
+from pullthrough.store.lane import Lane, Rest
+from pullthrough.store.room import Room
 
 __all__ = ["Link", "Partial", "Store", "StoreError", "StoredBlob"]
 
-#: Eviction goes down to this share of the size, so that it is not needed again at once.
-_LOW_WATERMARK: Final = 0.95
-#: Bytes of the file system that are never taken, so that the index can still be written.
-_KEEP_FREE: Final = 64 << 20
-#: Uses that are remembered before they are written down together.
-_TOUCH_BATCH: Final = 128
-_THREADS: Final = 8
-#: Bytes by which a reservation grows while the length of a blob is unknown.
-_RESERVE_STEP: Final = 64 << 20
-#: Seconds for which an index that failed is left alone: a pull must not wait for it again and again.
-_REST: Final = 5.0
-#: The two parts that can fail apart from each other, as health names them.
-_FILES: Final = "store"
-_INDEX: Final = "index"
-
+#: Seconds to wait for another process that writes to the index. Longer, and a pull is better served uncached.
+BUSY: Final = 3.0
+#: Seconds for which an index that failed is left alone.
+REST: Final = 5.0
 
 log = logging.getLogger(__name__)
 
 
-class StoreError(Exception):
-    """The store cannot do it now; `full` tells whether only for lack of room."""
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """An open store."""
 
-    def __init__(self, reason: str, *, full: bool = False) -> None:
-        super().__init__(reason)
-        self.full = full
+    files: BlobFiles
+    index: Index
+    room: Room
 
 
 class StoredBlob:
     """A whole, committed blob, open for reading. It stays readable when it is evicted meanwhile."""
 
-    def __init__(self, store: Store, fd: int, size: int) -> None:
+    def __init__(self, store: Store, digest: Digest, fd: int, size: int) -> None:
         self._store = store
+        self._digest = digest
         self._fd = fd
         self.size = size
 
     async def read_at(self, offset: int, limit: int) -> bytes:
-        """Up to `limit` bytes from `offset`; b"" only at or beyond the end."""
-        return await self._store.run(os.pread, self._fd, limit, offset)
+        """Up to `limit` bytes from `offset`; b"" only at or beyond the end.
+
+        BodyError if the disk cannot read it: then it is dropped as well, so that it is fetched again.
+        """
+        try:
+            return await self._store.run(os.pread, self._fd, limit, offset)
+        except StoreError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EIO:
+                with contextlib.suppress(StoreError):
+                    await self._store.drop(self._digest)
+            raise BodyError(f"the stored blob cannot be read: {error}") from error
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
@@ -78,225 +81,254 @@ class StoredBlob:
 class Store:
     """Blobs and links below `root`, at most `size` bytes of blobs."""
 
-    def __init__(self, root: Path, size: int, health: Health) -> None:
-        self._root = root
+    def __init__(self, root: Path, size: int, health: Health, *, busy: float = BUSY, rest: float = REST) -> None:
         self.size = size
+        self._root = root
         self._health = health
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
-        self._touched: dict[Digest, None] = {}
-        self._reserved: dict[Path, int] = {}
-        self._opened: tuple[BlobFiles, Index] | None = None
+        self._busy = busy
+        writing = Rest(rest)
+        self._look = Lane("look", 8, Rest(rest))
+        self._note = Lane("note", 4, writing)
+        self._fill = Lane("fill", 8, writing)
+        #: What the index did when it failed last: only by the same can it show that it works again.
+        self._failed: Rest | None = None
+        self._opened: _Parts | None = None
         self._opening = threading.Lock()
-        self._resting_until = 0.0
+        self._unopened = Rest(rest)
+        self._closing = False
 
     # -- the calls that everybody makes
 
     async def open(self, digest: Digest) -> StoredBlob | None:
         """The blob, if it is stored. A file that is missing or has another size is dropped and counts as absent."""
-        found = await self.run(self._open, digest)
-        if found is None:
-            return None
-        self._touched.pop(digest, None)
-        self._touched[digest] = None
-        if len(self._touched) >= _TOUCH_BATCH:
-            await self.run(self._flush)
-        return StoredBlob(self, *found)
+        found = await self._do(self._look, lambda parts: self._open(parts, digest), undo=_close)
+        return StoredBlob(self, digest, *found) if found is not None else None
 
     async def has(self, digest: Digest) -> bool:
         """Is the blob stored?"""
-        return await self.run(lambda: self._index.find(digest) is not None)
+        return await self._do(self._look, lambda parts: parts.index.find(digest) is not None)
 
     async def drop(self, digest: Digest) -> None:
         """Delete the blob."""
-        await self.run(lambda: self._index.drop(digest))
+        await self._do(self._note, lambda parts: parts.index.drop(digest))
 
     async def link(self, repository: str, digest: Digest, media_type: str = "") -> None:
         """Remember that the upstream gave `digest` out in `repository`."""
-        await self.run(lambda: self._index.link(repository, digest, Link(media_type)))
+        await self._do(self._note, lambda parts: parts.index.link(repository, digest, Link(media_type)))
 
     async def linked(self, repository: str, digest: Digest) -> Link | None:
         """The link between the two, if there is one."""
-        return await self.run(lambda: self._index.linked(repository, digest))
+        return await self._do(self._look, lambda parts: parts.index.linked(repository, digest))
 
     async def unlink(self, repository: str, digest: Digest) -> None:
         """The upstream no longer has `digest` in `repository`."""
-        await self.run(lambda: self._index.unlink(repository, digest))
+        await self._do(self._note, lambda parts: parts.index.unlink(repository, digest))
 
     async def usage(self) -> tuple[int, int]:
         """(bytes of blobs, number of blobs)."""
-        return await self.run(lambda: (self._index.bytes(), self._index.count()))
+        return await self._do(self._look, lambda parts: (parts.index.bytes(), parts.index.count()))
 
-    # -- filling
+    # -- filling. An index that rests does not stop a fill: until its end the index may be well again.
 
     async def begin(self, digest: Digest) -> Partial:
         """A partial to fill, with what an earlier fill left already taken over."""
-        return await self.run(self._begin, digest)
+        return await self._do(self._fill, lambda parts: _begin(parts, digest), resting=False, undo=Partial.close)
 
     async def reserve(self, partial: Partial, size: int) -> None:
         """Make room for a blob of `size` bytes in all. StoreError(full=True) if there can be none."""
-        await self.run(self._reserve, partial, size)
+        await self._do(self._fill, lambda parts: parts.room.reserve(partial, size), resting=False)
 
     async def write(self, partial: Partial, data: bytes) -> None:
         """Append to a partial. StoreError(full=True) when it outgrows the room that there is."""
-        await self.run(self._write, partial, data)
+        await self._do(self._fill, lambda parts: _write(parts, partial, data), resting=False)
 
     async def commit(self, partial: Partial) -> None:
         """Make a verified partial a stored blob. ValueError if it is not what its digest says."""
-        await self.run(self._commit, partial)
-        self._health.recovered(_FILES)
+        # Not resting: no client waits for this, and what was fetched would be lost.
+        await self._do(self._fill, lambda parts: _commit(parts, partial), resting=False)
+        self._well()
 
     async def end(self, partial: Partial, *, keep: bool) -> None:
         """Stop filling. With `keep` the bytes stay, for the next fill to resume. The file stays open for readers."""
-        await self.run(self._end, partial, keep)
+        await self._do(self._fill, lambda parts: _end(parts, partial, keep), resting=False)
 
     async def put(self, digest: Digest, content: bytes) -> None:
         """Store a small blob at once. ValueError if it is not what its digest says."""
         if not digest.matches(content):
             raise ValueError(f"{len(content)} bytes are not {digest}")
-        await self.run(self._put, digest, content)
+        if await self._do(self._fill, lambda parts: _put(parts, digest, content)):
+            self._well()
 
     # -- running
 
     async def run[**P, T](self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do blocking work in one of the store's threads; its failures become `StoreError`."""
-        if time.monotonic() < self._resting_until:
-            raise StoreError("the index failed a moment ago")
-        loop = asyncio.get_running_loop()
-        with self._translated():
-            result = await loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))
-        self._health.recovered(_INDEX)
-        return result
+        """Read an open file in one of the store's threads; failures become `StoreError`."""
+        try:
+            return await self._look.run(lambda: work(*args, **kwargs), resting=False)
+        except StoreError as error:
+            self._ill(error, self._look.rest)
+            raise
 
     async def aclose(self) -> None:
-        """Write down what is still in memory and close."""
+        """Write down what is still in memory and close. Safe to call twice; afterwards everything is a StoreError."""
+        closing, self._closing = self._closing, True
+        if closing:
+            return
         with contextlib.suppress(StoreError):
-            await self.run(self._flush)
-            await self.run(self._index.expire)
-        self._threads.shutdown(wait=True)
+            await self._note.run(self._settle, resting=True)
+        for lane in (self._look, self._note, self._fill):
+            await asyncio.to_thread(lane.close, self._part)
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+    async def _do[T](
+        self,
+        lane: Lane,
+        work: Callable[[_Parts], T],
+        *,
+        resting: bool = True,
+        undo: Callable[[T], object] | None = None,
+    ) -> T:
+        if self._closing:
+            raise StoreError("the store is closed")
         try:
-            yield
-        except OSError as error:
-            reason = error.strerror or str(error)
-            self._trouble(_FILES, reason)
-            raise StoreError(reason, full=error.errno in (errno.ENOSPC, errno.EDQUOT)) from error
-        except (sqlite3.Error, diskcache.Timeout) as error:
-            reason = str(error) or "locked by another process"
-            self._trouble(_INDEX, reason)
-            self._resting_until = time.monotonic() + _REST
-            raise StoreError(reason) from error
+            result = await lane.run(lambda: self._with_parts(work), resting=resting, undo=undo)
+        except StoreError as error:
+            self._ill(error, lane.rest)
+            raise
+        if resting and self._failed is lane.rest:
+            self._failed = None
+            self._health.recovered("index")
+        return result
 
-    def _trouble(self, part: str, reason: str) -> None:
-        self._health.degraded(part, f"{reason} (in {self._root}); pulls go through uncached")
+    def _well(self) -> None:
+        """A blob was written: disk and index do all that they have to."""
+        self._failed = None
+        self._health.recovered("store")
+        self._health.recovered("index")
+
+    def _ill(self, error: StoreError, failed: Rest) -> None:
+        """Tell health, if `error` is news for an operator."""
+        if error.part is None:
+            return
+        if error.part == "index":
+            self._failed = failed
+        advice = f": stop pullthrough, move {self._root} aside, start it again" if error.remedy else ""
+        self._health.degraded(error.part, f"{error} (in {self._root}); pulls go through uncached{advice}")
 
     # -- below here: in threads
 
-    def _parts(self) -> tuple[BlobFiles, Index]:
+    def _with_parts[T](self, work: Callable[[_Parts], T]) -> T:
+        parts = self._parts()
+        try:
+            return work(parts)
+        except INDEX_ERRORS:
+            # A connection may be left inside a transaction, when even COMMIT failed: the next work begins with another.
+            parts.index.close()
+            raise
+
+    def _parts(self) -> _Parts:
         """Open the store when it is first needed, and again when that failed: a disk can come back."""
         with self._opening:
             if self._opened is None:
-                self._opened = (BlobFiles(self._root), Index(self._root))
+                self._unopened.check()
+                files = BlobFiles(self._root)
+                index = self._open_index()
+                self._opened = _Parts(files, index, Room(files, index, self.size))
+                self._fill.spawn(lambda: self._tidy(files, index))
             return self._opened
 
-    @property
-    def _files(self) -> BlobFiles:
-        return self._parts()[0]
+    def _open_index(self) -> Index:
+        try:
+            return Index(self._root, self._busy)
+        except INDEX_ERRORS as error:
+            self._unopened.begin(from_index(error))  # for those who wait for `_opening` now
+            raise
 
-    @property
-    def _index(self) -> Index:
-        return self._parts()[1]
+    def _settle(self) -> None:
+        if self._opened is not None:
+            self._opened.index.flush()
+            self._opened.index.expire()
 
-    def _open(self, digest: Digest) -> tuple[int, int] | None:
-        row = self._index.find(digest)
+    def _part(self) -> None:
+        """A thread's last act."""
+        if self._opened is not None:
+            self._opened.index.close()
+
+    def _tidy(self, files: BlobFiles, index: Index) -> None:
+        """Give every blob its place in the order of use, and delete files that no row owns.
+
+        A crash between rename and row leaves such a file; so does an index that was given up.
+        """
+        index.enlist(lambda: not self._closing)
+        for name in files.blobs():
+            if self._closing:
+                return
+            if not index.owns(name):
+                files.remove_unless(index.owns, name)
+
+    def _open(self, parts: _Parts, digest: Digest) -> tuple[int, int] | None:
+        row = parts.index.find(digest)
         if row is None:
             return None
-        with contextlib.suppress(FileNotFoundError):
-            fd = self._files.open(row.name)
-            if os.fstat(fd).st_size == row.size:
-                return fd, row.size
-            os.close(fd)
-        log.warning("stored blob %s is damaged: it will be fetched again", digest)
-        self._index.drop(digest)
-        return None
+        fd = parts.files.open(row.name, row.size)
+        if fd is None:
+            log.warning("stored blob %s is damaged: it will be fetched again", digest)
+            parts.index.drop(digest, row)
+            return None
+        if parts.index.touch(digest):
+            self._note.spawn(parts.index.flush)
+        return fd, row.size
 
-    def _begin(self, digest: Digest) -> Partial:
-        partial = self._files.partial(digest)
+
+def _begin(parts: _Parts, digest: Digest) -> Partial:
+    partial = parts.files.partial(digest)
+    try:
         partial.rehash()
-        return partial
+    except BaseException:
+        partial.close()
+        raise
+    return partial
 
-    def _reserve(self, partial: Partial, size: int) -> None:
-        if size > self.size:
-            raise StoreError(f"a blob of {size} bytes is larger than the whole store ({self.size})", full=True)
-        self._reserved[partial.path] = size
-        wanted = size - partial.written
-        if self._total() > self.size:
-            self._evict_to(int(self.size * _LOW_WATERMARK), partial)
-        while self._files.free() < wanted + _KEEP_FREE:
-            if not self._evict_one(partial):
-                del self._reserved[partial.path]
-                raise OSError(errno.ENOSPC, f"no room for {wanted} bytes")
 
-    def _write(self, partial: Partial, data: bytes) -> None:
-        needed = partial.written + len(data)
-        if needed > self._reserved.get(partial.path, 0):  # nobody had said how long this blob would be
-            self._reserve(partial, min(needed + _RESERVE_STEP, max(needed, self.size)))
+def _write(parts: _Parts, partial: Partial, data: bytes) -> None:
+    with partial.busy:
+        parts.room.grow(partial, partial.written + len(data))
         partial.write(data)
 
-    def _total(self) -> int:
-        """Bytes of blobs and of what is being filled."""
-        return self._index.bytes() + sum(self._reserved.values()) + self._idle_partials()
 
-    def _idle_partials(self) -> int:
-        return sum(size for _, size, path in self._files.partials() if path not in self._reserved)
-
-    def _evict_to(self, target: int, filling: Partial) -> None:
-        while self._total() > target and self._evict_one(filling):
-            pass
-
-    def _evict_one(self, filling: Partial) -> bool:
-        """Delete what is missed least: an abandoned partial, else the least recently used blob."""
-        for _, _, path in self._files.partials():
-            if path not in self._reserved and path != filling.path and self._files.drop_partial(path):
-                return True
-        self._flush()
-        digest = self._index.least_recently_used()
-        if digest is None:
-            return False
-        self._index.drop(digest)
-        return True
-
-    def _commit(self, partial: Partial) -> None:
-        name = self._files.commit(partial)
+def _commit(parts: _Parts, partial: Partial) -> None:
+    with partial.busy:
+        name = parts.files.commit(partial)
         try:
-            self._index.adopt(partial.digest, name, partial.written)
+            parts.room.settle(partial, lambda: parts.index.adopt(partial.digest, name, partial.written))
         except BaseException:
-            self._files.remove(name)
+            parts.files.remove(name)
             raise
-        self._reserved.pop(partial.path, None)
 
-    def _end(self, partial: Partial, keep: bool) -> None:
-        self._reserved.pop(partial.path, None)
-        if not keep:
+
+def _end(parts: _Parts, partial: Partial, keep: bool) -> None:
+    with partial.busy:
+        parts.room.release(partial)
+        if not (keep and partial.resumable):
             partial.discard()
         partial.unlock()
 
-    def _put(self, digest: Digest, content: bytes) -> None:
-        partial = self._files.partial(digest)
-        try:
-            if self._index.find(digest) is not None:
-                partial.discard()
-                return
-            os.ftruncate(partial.fd, 0)
-            self._reserve(partial, len(content))
-            partial.write(content)
-            self._commit(partial)
-        finally:
-            self._reserved.pop(partial.path, None)
-            partial.close()
 
-    def _flush(self) -> None:
-        touched, self._touched = self._touched, {}
-        if touched:
-            self._index.used(touched)
+def _put(parts: _Parts, digest: Digest, content: bytes) -> bool:
+    """Was it written?"""
+    if parts.index.find(digest) is not None:
+        return False
+    partial = parts.files.partial(digest)
+    try:
+        os.ftruncate(partial.fd, 0)
+        parts.room.reserve(partial, len(content))
+        partial.write(content)
+        _commit(parts, partial)
+        return True
+    finally:
+        _end(parts, partial, keep=False)
+        partial.close()
+
+
+def _close(found: tuple[int, int] | None) -> None:
+    if found is not None:
+        os.close(found[0])

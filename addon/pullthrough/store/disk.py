@@ -1,19 +1,27 @@
 """How the index puts its rows on disk: JSON values, and blob files that it adopts.
 
 Responsible for what diskcache stores and for keeping pickle out of it: a value that somebody could plant in
-the data directory must never run as code (CVE-2025-69872). Must not know what the values mean.
+the data directory must never run as code (CVE-2025-69872), nor name a file that is no blob. Must not know what the
+values mean.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import diskcache
-from diskcache.core import MODE_BINARY, MODE_RAW, UNKNOWN
+from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW, UNKNOWN
+
+from pullthrough.store import names
+
+_FOLDER_MODE: Final = 0o700
+_FILE_MODE: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,10 @@ class Adopted:
     size: int
 
 
+class ForeignKeyError(Exception):
+    """The index holds a key that pullthrough did not write."""
+
+
 class JsonDisk(diskcache.Disk):  # type: ignore[misc]
     """Text keys; JSON values or adopted files; nothing else, in neither direction."""
 
@@ -37,7 +49,7 @@ class JsonDisk(diskcache.Disk):  # type: ignore[misc]
 
     def get(self, key: object, raw: bool) -> str:
         if not raw or not isinstance(key, str):
-            raise ValueError("the index holds a key that pullthrough did not write")
+            raise ForeignKeyError("a key is there that pullthrough did not write")
         return key
 
     def store(self, value: object, read: bool, key: object = UNKNOWN) -> tuple[int, int, str | None, str | None]:
@@ -46,16 +58,19 @@ class JsonDisk(diskcache.Disk):  # type: ignore[misc]
         return 0, MODE_RAW, None, json.dumps(value, separators=(",", ":"))
 
     def fetch(self, mode: int, filename: str | None, value: object, read: bool) -> Any:
-        if mode == MODE_BINARY and filename is not None:
+        """The value; None for one that we did not write, as if it were not there."""
+        if mode == MODE_BINARY and isinstance(filename, str):
             return Adopted(filename, -1)  # diskcache does not tell the size here: the row's tag has it
         if mode == MODE_RAW and isinstance(value, str):
-            return json.loads(value)
-        raise ValueError("the index holds a value that pullthrough did not write")
+            with contextlib.suppress(ValueError):
+                return json.loads(value)
+        return None
 
     def remove(self, file_path: str) -> None:
         """Delete an adopted file. Unlike diskcache's own, leaves the folders: a commit may be using them."""
-        with contextlib.suppress(OSError):
-            Path(self._directory, file_path).unlink()
+        if names.digest_of(file_path) is not None:
+            with contextlib.suppress(OSError):
+                Path(self._directory, file_path).unlink()
 
 
 #: Settings of every index. The policy is `none` because others write on each read; culling is off because
@@ -68,10 +83,36 @@ _SETTINGS: Final = {
     "sqlite_auto_vacuum": 0,
     "sqlite_mmap_size": 0,
 }
-#: Seconds to wait for another process that writes. Longer, and a pull is better served uncached.
-_BUSY: Final = 5.0
 
 
-def open_cache(directory: Path) -> diskcache.Cache:
-    """One index in `directory`."""
-    return diskcache.Cache(str(directory), timeout=_BUSY, disk=JsonDisk, **_SETTINGS)
+class Rows(diskcache.Cache):  # type: ignore[misc]
+    """One index in `directory`. `busy` is for how many seconds another process that writes is waited for."""
+
+    def __init__(self, directory: Path, busy: float) -> None:
+        directory.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+        file = directory / DBNAME
+        _make_private(file)
+        _try_lock(file, busy)
+        try:
+            super().__init__(str(directory), timeout=busy, disk=JsonDisk, **_SETTINGS)
+        except BaseException:
+            self.close()
+            raise
+
+
+def _make_private(file: Path) -> None:
+    """SQLite goes by the umask, and gives the permissions of this file to those beside it.
+
+    An existing file is not opened for that: to close it would take away the locks that SQLite holds on it.
+    """
+    try:
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
+    except FileExistsError:
+        file.chmod(_FILE_MODE)
+
+
+def _try_lock(file: Path, busy: float) -> None:
+    """Fail now if the database is locked: diskcache would go on trying for a minute. sqlite3.OperationalError."""
+    with contextlib.closing(sqlite3.connect(file, timeout=busy, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")

@@ -7,20 +7,26 @@ Everything here blocks; callers run it in threads.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
+import stat
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from pullthrough.core.digest import Digest
+from pullthrough.store import names
 
-_BLOBS: Final = "blobs"
 _PARTIAL: Final = "partial"
 _REHASH_CHUNK: Final = 1 << 20
 #: Permissions of everything below the data directory: cached images may be private.
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
+#: A blob that is no file of its own (a link, a folder) is as good as gone.
+_NO_FILE: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO))
 
 
 class Partial:
@@ -35,7 +41,15 @@ class Partial:
         self.digest = digest
         self.fd = fd
         self.written = 0
+        #: Held while a thread works on the file. A caller that was cancelled leaves its work behind, and what it does
+        #: next must not overtake that.
+        self.busy = threading.Lock()
         self._hasher = digest.hasher()
+
+    @property
+    def resumable(self) -> bool:
+        """Will the next fill find this file? Not if another process had the real one."""
+        return self.path.name == self.digest.hex
 
     def rehash(self) -> int:
         """Take over the bytes that an earlier fill left, and return how many there are."""
@@ -60,7 +74,8 @@ class Partial:
 
     def discard(self) -> None:
         """Delete the file: what is in it is not the blob. Readers that hold it keep reading what they have."""
-        self.path.unlink(missing_ok=True)
+        if _same_file(self.fd, self.path):  # once committed, that path is another fill's
+            self.path.unlink(missing_ok=True)
 
     def unlock(self) -> None:
         """Nobody writes any more: another fill may resume the file while late readers still read it."""
@@ -69,8 +84,8 @@ class Partial:
     def close(self) -> None:
         """Close the file, which stays. Safe to call twice."""
         if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1
+            os.close(fd)
 
 
 class BlobFiles:
@@ -78,73 +93,128 @@ class BlobFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for folder in (root, root / _BLOBS, root / _PARTIAL):
-            folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        root.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        self._folder(names.BLOBS)
+        self._folder(_PARTIAL)
+
+    def _folder(self, *path: str) -> Path:
+        """The folder `path`, made if need be: `parents` of mkdir would make those between with the umask's mode."""
+        folder = self.root
+        for part in ("", *path):
+            folder /= part
+            folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+        return folder
+
+    # -- partials
 
     def partial(self, digest: Digest) -> Partial:
         """Open the partial file of `digest`, an earlier one if there is one.
 
         If another process is filling the same digest, a fresh file that is thrown away unless it gets whole.
         """
-        folder = self.root / _PARTIAL / digest.algorithm
-        folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        folder = self._folder(_PARTIAL, digest.algorithm)
         path = folder / digest.hex
         fd = _locked(path)
         if fd is None:
             path = folder / f"{digest.hex}-{secrets.token_hex(8)}"
             fd = _locked(path)
         if fd is None:
-            raise OSError(f"cannot lock {path}")
+            raise OSError(errno.EAGAIN, "cannot lock a file that was just made")
         return Partial(path, digest, fd)
 
-    def commit(self, partial: Partial) -> str:
-        """Move a verified partial to its place for good; returns the name relative to the root.
-
-        The random part of the name makes replacement, eviction and late readers safe: a name is never used twice.
-        """
-        if not partial.verified:
-            raise ValueError(f"{partial.path} does not hold {partial.digest}")
-        os.fsync(partial.fd)
-        digest = partial.digest
-        folder = self.root / _BLOBS / digest.algorithm / digest.hex[:2]
-        folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        target = folder / f"{digest.hex}-{secrets.token_hex(8)}"
-        partial.path.rename(target)
-        _fsync_folder(folder)
-        return str(target.relative_to(self.root))
-
-    def open(self, name: str) -> int:
-        """Open a committed blob for reading. FileNotFoundError if it is gone."""
-        return os.open(self.root / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-
-    def remove(self, name: str) -> None:
-        """Delete a committed blob that no index row owns."""
-        (self.root / name).unlink(missing_ok=True)
-
-    def partials(self) -> list[tuple[float, int, Path]]:
-        """Every partial as (last modified, bytes, path), oldest first."""
+    def partials(self) -> dict[Path, int]:
+        """The bytes of every partial, the one that rested longest first."""
         found = []
-        for path in (self.root / _PARTIAL).glob("*/*"):
-            try:
-                stat = path.stat()
-            except FileNotFoundError:
-                continue
-            found.append((stat.st_mtime, stat.st_size, path))
-        return sorted(found)
+        for folder in _entries(self.root / _PARTIAL):
+            for entry in _entries(Path(folder.path)):
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    found.append((status.st_mtime_ns, entry.path, status.st_size))
+        return {Path(path): size for _, path, size in sorted(found)}
 
     def drop_partial(self, path: Path) -> bool:
         """Delete a partial unless somebody is filling it. Was it deleted?"""
         fd = _locked(path, create=False)
         if fd is None:
             return False
-        path.unlink(missing_ok=True)
-        os.close(fd)
+        try:
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(fd)
         return True
+
+    # -- blobs
+
+    def commit(self, partial: Partial) -> str:
+        """Move a verified partial to its place for good; returns the name relative to the root."""
+        if not partial.verified:
+            raise ValueError(f"{partial.path} does not hold {partial.digest}")
+        os.fsync(partial.fd)
+        name = names.fresh(partial.digest)
+        folder = self._folder(*name.split("/")[:-1])
+        partial.path.rename(self.root / name)
+        try:
+            _fsync_folder(folder)
+        except BaseException:
+            self.remove(name)
+            raise
+        return name
+
+    def open(self, name: str, size: int) -> int | None:
+        """Open a committed blob for reading; None if it is gone or is not a file of `size` bytes."""
+        try:
+            fd = os.open(self.root / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
+            raise
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and status.st_size == size:
+            return fd
+        os.close(fd)
+        return None
+
+    def remove(self, name: str) -> None:
+        """Delete a committed blob that no index row owns."""
+        (self.root / name).unlink(missing_ok=True)
+
+    def blobs(self) -> Iterator[str]:
+        """The names of all committed blobs, read as they are asked for."""
+        for algorithm in _entries(self.root / names.BLOBS):
+            for folder in _entries(Path(algorithm.path)):
+                for entry in _entries(Path(folder.path)):
+                    name = f"{names.BLOBS}/{algorithm.name}/{folder.name}/{entry.name}"
+                    if entry.is_file(follow_symlinks=False) and names.digest_of(name) is not None:
+                        yield name
+
+    def remove_unless(self, owned: Callable[[str], bool], name: str) -> None:
+        """Delete a committed blob unless it is `owned`, or its commit is still under way."""
+        path = self.root / name
+        fd = _locked(path, create=False)
+        if fd is None:
+            return
+        try:
+            if not owned(name):  # asked again: nobody who held the lock before can make a row for it any more
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(fd)
 
     def free(self) -> int:
         """Bytes that the file system has left for us."""
-        stat = os.statvfs(self.root)
-        return stat.f_bavail * stat.f_frsize
+        status = os.statvfs(self.root)
+        return status.f_bavail * status.f_frsize
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in `folder`; nothing if it is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _locked(path: Path, *, create: bool = True) -> int | None:
@@ -154,12 +224,16 @@ def _locked(path: Path, *, create: bool = True) -> int | None:
         try:
             fd = os.open(path, flags, _FILE_MODE)
         except FileNotFoundError:
+            if create:  # its folder was deleted meanwhile
+                raise
             return None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             os.close(fd)
-            return None
+            if error.errno == errno.EWOULDBLOCK:
+                return None
+            raise
         if _same_file(fd, path):
             return fd
         os.close(fd)  # it was committed or deleted between open and lock: what we hold is somebody's blob

@@ -7,16 +7,21 @@ Everything here blocks for microseconds (diskcache on SQLite); callers run it in
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pullthrough.core.digest import Digest
-from pullthrough.store.disk import Adopted, open_cache
+from pullthrough.store import names
+from pullthrough.store.disk import Adopted, Rows
 
 #: Links that were not seen anew for this long are forgotten (seconds).
 _FORGET: Final = 90 * 24 * 3600.0
+#: Uses that are remembered before they are written down together.
+_BATCH: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +34,18 @@ class Link:
 class Index:
     """The rows below one folder. Safe for several threads and processes (SQLite in WAL mode)."""
 
-    def __init__(self, root: Path) -> None:
-        # The blobs' own index lies in `root` itself: names of adopted files are relative to it.
-        self._blobs = open_cache(root)
-        self._recency = open_cache(root / "recency")
-        self._links = open_cache(root / "links")
+    def __init__(self, root: Path, busy: float) -> None:
+        with contextlib.ExitStack() as opened:
+            # The blobs' own index lies in `root` itself: names of adopted files are relative to it.
+            self._blobs = opened.enter_context(contextlib.closing(Rows(root, busy)))
+            self._recency = opened.enter_context(contextlib.closing(Rows(root / "recency", busy)))
+            self._links = opened.enter_context(contextlib.closing(Rows(root / "links", busy)))
+            opened.pop_all()
+        self._touched: dict[Digest, None] = {}
+        self._touching = threading.Lock()
 
     def close(self) -> None:
-        """Close this thread's connections."""
+        """Close this thread's connections; they are opened again when need be."""
         for cache in (self._blobs, self._recency, self._links):
             cache.close()
 
@@ -45,19 +54,32 @@ class Index:
     def adopt(self, digest: Digest, name: str, size: int) -> None:
         """From now on the file `name` is the blob `digest`; an earlier file of it is deleted.
 
-        Recency first: a row there without a blob is harmless, a blob that is in no order is never evicted.
+        Recency first: a row there without a blob is harmless, a blob that is in no order is not evicted.
         """
-        self.used((digest,))
+        self._use((digest,))
         self._blobs.set(str(digest), Adopted(name, size), tag=str(size))
 
     def find(self, digest: Digest) -> Adopted | None:
         """The file that holds `digest`, with the size that it must have; None if there is none."""
         row, size = self._blobs.get(str(digest), tag=True)
-        return Adopted(row.name, int(size)) if isinstance(row, Adopted) else None
+        ours = isinstance(row, Adopted) and names.digest_of(row.name) == digest
+        return Adopted(row.name, int(size)) if ours and isinstance(size, str) and size.isdecimal() else None
 
-    def drop(self, digest: Digest) -> None:
-        """Forget the blob and delete its file. Links stay: they are facts about the upstream."""
-        self._blobs.delete(str(digest))
+    def owns(self, name: str) -> bool:
+        """Is the file `name` the blob that it says?"""
+        digest = names.digest_of(name)
+        row = self.find(digest) if digest is not None else None
+        return row is not None and row.name == name
+
+    def drop(self, digest: Digest, only: Adopted | None = None) -> None:
+        """Forget the blob and delete its file; with `only`, unless another file has replaced that one.
+
+        Links stay: they are facts about the upstream.
+        """
+        with self._blobs.transact():
+            if only is not None and self.find(digest) != only:
+                return
+            self._blobs.delete(str(digest))
         self._recency.delete(str(digest))
 
     def bytes(self) -> int:
@@ -70,8 +92,21 @@ class Index:
 
     # -- order of use: a queue. diskcache hands rows out in the order of insertion, so to use is to insert anew.
 
-    def used(self, digests: Iterable[Digest]) -> None:
-        """These were used just now, in this order."""
+    def touch(self, digest: Digest) -> bool:
+        """`digest` was read. Only remembered; True when so much is remembered that it is time to `flush`."""
+        with self._touching:
+            self._touched.pop(digest, None)
+            self._touched[digest] = None
+            return len(self._touched) >= _BATCH
+
+    def flush(self) -> None:
+        """Write down what was read."""
+        with self._touching:
+            touched, self._touched = self._touched, {}
+        if touched:
+            self._use(touched)
+
+    def _use(self, digests: Iterable[Digest]) -> None:
         with self._recency.transact():
             for digest in digests:
                 self._recency.delete(str(digest))
@@ -79,6 +114,7 @@ class Index:
 
     def least_recently_used(self) -> Digest | None:
         """The blob that was not used for the longest time; None if there is none."""
+        self.flush()
         while True:
             try:
                 key, _ = self._recency.peekitem(last=False)
@@ -88,6 +124,16 @@ class Index:
             if digest is not None and key in self._blobs:
                 return digest
             self._recency.delete(key)
+
+    def enlist(self, going_on: Callable[[], bool]) -> None:
+        """Give every blob a place in the order: one that has none (that database was lost) would never be evicted."""
+        for key in self._blobs:
+            if not going_on():
+                return
+            if Digest.parse(key) is None:
+                self._blobs.delete(key)
+            elif key not in self._recency:
+                self._recency.add(key, 0)
 
     # -- links
 

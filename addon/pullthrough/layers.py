@@ -1,25 +1,20 @@
 """How mitmproxy is taught to send a body that it does not hold in memory, to speak OCI errors, and to tunnel.
 
-The one file that leans on mitmproxy's inner names (tests/test_streaming_contract.py fails when they change).
-Responsible for bytes on connections: back-pressure, cutting what cannot be completed, counting. Must not know
-registries, caches or access: an addon puts an `Outgoing` on a flow, and this file sends it.
+The one file that leans on mitmproxy's inner names (tests/test_layers_contract.py fails when they change). Responsible
+for what is put on connections, and when. Must not know registries, caches or access, nor where a body comes from.
 
-mitmproxy sends `flow.response.content` in one piece from memory. Here a response may carry a `Body` instead: the
-HTTP stream yields a blocking hook for every chunk, whose handler first waits for the client to take what it was
-given and then for the next bytes.
+mitmproxy sends `flow.response.content` in one piece from memory. Here a response may carry an `Outgoing` instead: the
+HTTP stream yields a blocking hook for every chunk, whose handler (`sending.Sender`) first waits for the client to take
+what it was given and then for the next bytes.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import socket
-import struct
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from mitmproxy import flow as mflow
 from mitmproxy import http
 from mitmproxy.connection import ConnectionState
 from mitmproxy.net.http import status_codes
@@ -28,6 +23,7 @@ from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStr
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     HttpEvent,
+    RequestData,
     RequestHeaders,
     ResponseData,
     ResponseHeaders,
@@ -39,62 +35,16 @@ from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 from mitmproxy.proxy.layers.tcp import TCPLayer
 
 from pullthrough.core import ocierrors
-from pullthrough.messages import Body, BodyError
+from pullthrough.sending import OUTGOING, Outgoing
 
 type Commands[T] = layer.CommandGenerator[T]
 
 #: Keys in flow.metadata.
-OUTGOING: Final = "pullthrough.outgoing"
 TO_US: Final = "pullthrough.to_us"
 TUNNEL: Final = "pullthrough.tunnel"
 
-#: Seconds in which a client has to take something of what was sent. mitmproxy's own time-out rests while a hook runs.
-CLIENT_PATIENCE: Final = 60.0
-#: Bytes per chunk. A fast client gets long chunks (fewer steps per byte), a slow one short ones (less memory).
-_SHORTEST: Final = 64 << 10
-_LONGEST: Final = 1 << 20
-#: Seconds for one chunk to be taken, below which a client counts as fast.
-_FAST: Final = 0.05
 #: A request head that is longer is refused (RFC 9110 section 5.4 leaves the limit to us; mitmproxy has none).
 _MAX_REQUEST_HEAD: Final = 64 << 10
-
-
-class Outgoing:
-    """A response body on its way to one client."""
-
-    def __init__(self, body: Body, done: Callable[[int], None]) -> None:
-        self.body = body
-        self.chunk = b""
-        self.sent = 0
-        self._done: Callable[[int], None] | None = done
-        self._limit = _SHORTEST
-        self._pull: asyncio.Task[bytes] | None = None
-
-    async def next(self, *, fast: bool) -> bytes:
-        """The next bytes; b"" at the end. BodyError if there are fewer than announced, or the client has left."""
-        self._limit = min(self._limit * 2, _LONGEST) if fast else _SHORTEST
-        if self.body.length is not None and self.sent >= self.body.length:
-            return b""
-        self._pull = asyncio.ensure_future(self.body.read(self._limit))
-        try:
-            chunk = await asyncio.shield(self._pull)
-        except asyncio.CancelledError:
-            if self._pull.cancelled():
-                raise BodyError("the client left") from None
-            raise
-        if not chunk and self.body.length is not None:
-            raise BodyError(f"the body ended after {self.sent} of {self.body.length} bytes")
-        self.sent += len(chunk)
-        return chunk
-
-    async def close(self) -> None:
-        """Wake whoever waits for bytes and let go of the body. Safe to call twice."""
-        if self._pull is not None:
-            self._pull.cancel()
-        if self._done is not None:
-            done, self._done = self._done, None
-            await self.body.aclose()
-            done(self.sent)
 
 
 @dataclasses.dataclass
@@ -125,6 +75,12 @@ class Stream(HttpStream):
                 command.flow.metadata[TO_US] = to_us
 
         yield from _watched(super().state_wait_for_request_headers(event), mark)
+
+    def state_consume_request_body(self, event: events.Event) -> Commands[None]:
+        """A body that nobody will read is not gathered in memory: what passes is streamed, the rest has its answer."""
+        if isinstance(event, RequestData) and self.flow.response:
+            return
+        yield from super().state_consume_request_body(event)
 
     def handle_connect_regular(self) -> Commands[None]:
         """A tunnel is opened at once, so that the client hears of a failure; else the client speaks first."""
@@ -242,92 +198,6 @@ class Close(layer.Layer):
     def _handle_event(self, event: events.Event) -> Commands[None]:
         if isinstance(event, events.Start):
             yield commands.CloseConnection(self.context.client)
-
-
-class Sender:
-    """The addon that pulls chunks. Give it the connections of mitmproxy's proxyserver addon."""
-
-    def __init__(self, connections: Callable[[], Any]) -> None:
-        self._connections = connections
-        self._outgoing: dict[str, dict[str, Outgoing]] = {}
-
-    def __len__(self) -> int:
-        return sum(len(flows) for flows in self._outgoing.values())
-
-    def start(self, flow: http.HTTPFlow, body: Body, done: Callable[[int], None]) -> None:
-        """Let `flow` answer with `body`. `done` is called once with the number of bytes sent, however it ends."""
-        outgoing = Outgoing(body, done)
-        flow.metadata[OUTGOING] = outgoing
-        self._outgoing.setdefault(flow.client_conn.id, {})[flow.id] = outgoing
-
-    def sends(self, flow: http.HTTPFlow) -> bool:
-        """Has `flow` a body of ours?"""
-        return OUTGOING in flow.metadata
-
-    async def pullthrough_chunk(self, flow: http.HTTPFlow) -> None:
-        """The hook: wait for the client, then for the next bytes."""
-        outgoing: Outgoing = flow.metadata[OUTGOING]
-        writer = self._writer(flow)
-        try:
-            if writer is None:
-                raise BodyError("the client left")
-            began = time.monotonic()
-            await drained(writer, CLIENT_PATIENCE)
-            outgoing.chunk = await outgoing.next(fast=time.monotonic() - began < _FAST)
-        except (BodyError, OSError) as error:
-            flow.error = mflow.Error(str(error) or type(error).__name__)
-            if writer is not None:
-                _reset_if_unframed(flow, writer)
-        if flow.error or not outgoing.chunk:
-            await self._finish(flow.client_conn.id, flow.id)
-
-    def _writer(self, flow: http.HTTPFlow) -> asyncio.StreamWriter | None:
-        """The client's connection; None if it is gone."""
-        try:
-            writer: asyncio.StreamWriter = self._connections()[flow.client_conn.id].transports[flow.client_conn].writer
-        except KeyError:
-            return None
-        return writer
-
-    async def error(self, flow: http.HTTPFlow) -> None:
-        """Mitmproxy's hook: the exchange was cut or killed."""
-        await self._finish(flow.client_conn.id, flow.id)
-
-    async def client_disconnected(self, client: Any) -> None:
-        """Mitmproxy's hook: a reader that waits for a silent source is woken here."""
-        for flow_id in tuple(self._outgoing.get(client.id, ())):
-            await self._finish(client.id, flow_id)
-
-    async def _finish(self, client_id: str, flow_id: str) -> None:
-        flows = self._outgoing.get(client_id, {})
-        outgoing = flows.pop(flow_id, None)
-        if not flows:
-            self._outgoing.pop(client_id, None)
-        if outgoing is not None:
-            await outgoing.close()
-
-
-async def drained(writer: asyncio.StreamWriter, patience: float) -> None:
-    """Wait until the client took most of what it was sent. TimeoutError if it takes nothing for `patience` seconds."""
-    left = writer.transport.get_write_buffer_size()
-    while True:
-        try:
-            async with asyncio.timeout(patience):
-                await writer.drain()
-            return
-        except TimeoutError:
-            now = writer.transport.get_write_buffer_size()
-            if now >= left:
-                raise TimeoutError("the client took nothing for too long") from None
-            left = now
-
-
-def _reset_if_unframed(flow: http.HTTPFlow, writer: asyncio.StreamWriter) -> None:
-    """A body that ends with the connection (HTTP/1.0, length unknown) looks whole when cut, unless it is reset."""
-    headers = flow.response.headers if flow.response else http.Headers()
-    if "content-length" not in headers and "transfer-encoding" not in headers:
-        peer = writer.get_extra_info("socket")
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def error_response(status: int, message: str) -> http.Response:

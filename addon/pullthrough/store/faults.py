@@ -1,0 +1,57 @@
+"""What can go wrong in the store, and what is to be said of it.
+
+Responsible for turning the failures of disk and index into `StoreError`, with the words that an operator needs.
+Must not know what was being done.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from typing import Final, Literal
+
+import diskcache
+
+from pullthrough.store.disk import ForeignKeyError
+
+#: The two parts that can fail apart from each other, as health names them.
+type Part = Literal["store", "index"]
+
+#: Failures of the index. ValueError and the like are none: those are faults in the program.
+INDEX_ERRORS: Final = (sqlite3.Error, diskcache.Timeout, ForeignKeyError)
+
+_LOCKED: Final = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED))
+#: No database, a damaged one, or one without our tables (SQLITE_ERROR).
+_DAMAGED: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR))
+
+
+class StoreError(Exception):
+    """The store cannot do it now. The text may go to a client.
+
+    `full` tells whether only for lack of room. `part` is what is out of order, None if it is nothing that an
+    operator should hear of; `remedy` is what they can do.
+    """
+
+    def __init__(self, reason: str, *, full: bool = False, part: Part | None = None, remedy: bool = False) -> None:
+        super().__init__(reason)
+        self.full = full
+        self.part = part
+        #: Does it take a person to mend it, by giving the index up?
+        self.remedy = remedy
+
+
+def from_disk(error: OSError) -> StoreError:
+    """The same as a StoreError. Without the path: the text may reach a client."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return StoreError(error.strerror or type(error).__name__, full=full, part="store")
+
+
+def from_index(error: Exception) -> StoreError:
+    """The same as a StoreError. `error` is one of `INDEX_ERRORS`."""
+    if isinstance(error, ForeignKeyError):
+        return StoreError(str(error), part="index", remedy=True)
+    # diskcache hides the cause of a Timeout, which need not be a lock: a read-only disk is one too.
+    cause = error.__context__ if isinstance(error, diskcache.Timeout) else error
+    code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_BUSY) & 0xFF  # the rest tells finer kinds apart
+    reason = "the index is locked by another process" if code in _LOCKED else f"the index fails: {cause}"
+    return StoreError(reason, full=code == sqlite3.SQLITE_FULL, part="index", remedy=code in _DAMAGED)

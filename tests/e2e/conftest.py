@@ -1,0 +1,91 @@
+"""Fixtures of the end-to-end tests: proxies that many tests share, and raw requests through them.
+
+A proxy takes a second to start, so tests that need no flags of their own share one; blobs and
+repositories keep them apart (`data`, `repository`).
+"""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from lab.asking import Asking
+from lab.cdn import Cdn
+from lab.fake_registry import Content, FakeRegistry, Manners
+from lab.images import KIB
+from lab.names import NameMap
+from lab.pki import Pki
+from lab.proxy import Proxies, Proxy
+from lab.registry import Registry
+from lab.tokens import TokenServer
+
+IMPATIENT = ("--stall-timeout", "1s", "--first-byte-timeout", "2s", "--connect-timeout", "3s")
+
+
+@pytest.fixture(scope="session")
+def session_fake(pki: Pki) -> Iterator[FakeRegistry]:
+    """A registry in this process; tests take `fake`."""
+    server = FakeRegistry("fake.test", pki.identity("fake.test"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def fake(session_fake: FakeRegistry, names: NameMap) -> Iterator[FakeRegistry]:
+    """`fake.test:PORT` over TLS, as new."""
+    session_fake.publish(names)
+    session_fake.manners, session_fake.content = Manners(), Content()
+    session_fake.reset()
+    yield session_fake
+    session_fake.reset()
+
+
+@pytest.fixture(scope="session")
+def session_names() -> NameMap:
+    """The names of services that live as long as the session."""
+    return NameMap()
+
+
+@pytest.fixture(scope="session")
+def session_proxies(
+    pki: Pki, public: Pki, session_names: NameMap, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxies]:
+    """Proxies that live as long as the session."""
+    folder = tmp_path_factory.mktemp("proxies")
+    proxies = Proxies(folder, session_names, upstream_ca=pki.ca_file, system_ca=public.ca_file)
+    yield proxies
+    proxies.end()
+
+
+@pytest.fixture(scope="session")
+def fake_proxy(session_proxies: Proxies, session_names: NameMap, session_fake: FakeRegistry) -> Proxy:
+    """A proxy with short time-outs in front of `fake`."""
+    session_fake.publish(session_names)
+    return session_proxies(session_fake, flags=IMPATIENT)
+
+
+@pytest.fixture(scope="session")
+def site_proxy(
+    session_proxies: Proxies,
+    session_names: NameMap,
+    session_registry: Registry,
+    session_tokens: TokenServer,
+    session_cdn: Cdn,
+) -> Proxy:
+    """A proxy in front of `registry`; its token server is tunnelled."""
+    for service in (session_registry, session_tokens, session_cdn):
+        service.publish(session_names)
+    return session_proxies(session_registry)
+
+
+@pytest.fixture
+def asking(fake: FakeRegistry, fake_proxy: Proxy) -> Asking:
+    """Requests to `fake` through a proxy."""
+    return Asking.through(fake_proxy, fake)
+
+
+@pytest.fixture
+def data(request: pytest.FixtureRequest) -> bytes:
+    """A blob that is this test's alone."""
+    return random.Random(request.node.nodeid).randbytes(700 * KIB)

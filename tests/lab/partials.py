@@ -1,0 +1,17 @@
+"""Where a proxy keeps what it has of a blob that is not whole yet."""
+
+from pathlib import Path
+
+from lab.deadline import eventually
+from lab.proxy import Proxy
+
+
+def partial_of(proxy: Proxy, digest: str) -> Path:
+    """The file that grows."""
+    return proxy.data_dir / "store" / "partial" / "sha256" / digest.removeprefix("sha256:")
+
+
+def wait_for_partial(proxy: Proxy, digest: str, size: int) -> None:
+    """Until that many bytes are on disk."""
+    path = partial_of(proxy, digest)
+    eventually(lambda: path.exists() and path.stat().st_size >= size, f"{size} bytes of {digest} on disk")

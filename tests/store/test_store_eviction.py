@@ -1,0 +1,263 @@
+"""The bound on the store: what goes, in which order, and what never does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.deadline import eventually
+from lab.stores import Stores, blob, content, files, fill
+from pullthrough.core.digest import Digest
+from pullthrough.store import Store, StoreError
+from pullthrough.store.index import Index
+
+SIZE = 10_000
+
+
+async def held(store: Store, *blobs: bytes) -> list[bool]:
+    return [await store.has(Digest.of(one)) for one in blobs]
+
+
+async def read(store: Store, one: bytes) -> None:
+    assert await content(store, Digest.of(one)) == one
+
+
+async def test_the_bound_is_in_bytes(stores: Stores) -> None:
+    store = stores(SIZE)
+    small = [blob(number, 10) for number in range(50)]
+    for one in small:
+        await fill(store, one)
+    big = blob("big", 9400)
+    await fill(store, big, announced=len(big))
+    assert await held(store, big, *small) == [True] * 51, "many files, few bytes"
+    bigger = blob("bigger", 9000)
+    await fill(store, bigger, announced=len(bigger))
+    assert await held(store, big, bigger) == [False, True]
+    used, count = await store.usage()
+    assert used == sum(file.stat().st_size for file in files(stores.root)) <= SIZE
+    assert count == len(files(stores.root))
+
+
+async def test_what_was_not_read_for_longest_goes_first(stores: Stores) -> None:
+    store = stores(SIZE)
+    blobs = [blob(number, 1500) for number in range(6)]
+    for one in blobs:
+        await fill(store, one)
+    await read(store, blobs[0])
+    await read(store, blobs[1])
+    await read(store, blobs[0])
+    for number in range(3):
+        await fill(store, blob(f"new {number}", 1500), announced=1500)
+    assert await held(store, *blobs) == [True, True, False, False, False, True]
+
+
+async def test_the_order_of_use_outlives_a_restart(stores: Stores) -> None:
+    store = stores(SIZE)
+    blobs = [blob(number, 3000) for number in range(3)]
+    for one in blobs:
+        await fill(store, one)
+    await read(store, blobs[0])
+    await store.aclose()
+    store = stores(SIZE)
+    await fill(store, blob("new", 3000), announced=3000)
+    assert await held(store, *blobs) == [True, False, True]
+
+
+async def test_many_reads_are_written_down_together(stores: Stores) -> None:
+    store = stores(1_000_000)
+    blobs = [blob(number, 10) for number in range(140)]
+    for one in blobs:
+        await store.put(Digest.of(one), one)
+    for one in blobs[:130]:
+        await read(store, one)
+    index = Index(stores.root, 1.0)  # as another process would see it
+    try:
+        await asyncio.to_thread(
+            eventually, lambda: index.least_recently_used() == Digest.of(blobs[130]), "the order has been written"
+        )
+    finally:
+        index.close()
+
+
+async def test_an_evicted_blob_stays_readable_for_who_reads_it(stores: Stores) -> None:
+    store, old = stores(SIZE), blob("old", 6000)
+    found = await store.open(await fill(store, old))
+    assert found is not None
+    await fill(store, blob("new", 6000), announced=6000)
+    assert await held(store, old) == [False]
+    assert files(stores.root)[0].read_bytes() != old
+    assert await found.read_at(0, SIZE) == old
+    assert await found.read_at(5990, SIZE) == old[5990:]
+    assert await found.read_at(6000, SIZE) == b""
+    found.close()
+
+
+async def test_what_is_being_filled_is_not_evicted(stores: Stores) -> None:
+    store, slow, old = stores(SIZE), blob("slow", 5000), blob("old", 4000)
+    await fill(store, old)
+    partial = await store.begin(Digest.of(slow))
+    await store.reserve(partial, len(slow))
+    await store.write(partial, slow[:3000])
+    await fill(store, blob("new", 4500), announced=4500)
+    assert await held(store, old) == [False]
+    with pytest.raises(StoreError, match="being filled") as caught:
+        await fill(store, blob("too much", 6000), announced=6000)
+    assert caught.value.full
+    assert stores.health.status == "ok", "that is no fault of the disk"
+    await store.write(partial, slow[3000:])
+    await store.commit(partial)
+    await store.end(partial, keep=True)
+    partial.close()
+    await read(store, slow)
+
+
+async def test_a_partial_that_another_process_fills_is_not_evicted(stores: Stores) -> None:
+    ours, theirs, slow = stores(SIZE), stores(SIZE), blob("slow", 5000)
+    partial = await theirs.begin(Digest.of(slow))
+    await theirs.reserve(partial, len(slow))
+    await theirs.write(partial, slow[:3000])
+    await fill(ours, blob("new", 6000), announced=6000)
+    with pytest.raises(StoreError, match="being filled"):
+        await fill(ours, blob("too much", 8000), announced=8000)
+    assert partial.path.stat().st_size == 3000
+    await theirs.end(partial, keep=False)
+    partial.close()
+
+
+async def test_abandoned_partials_go_before_any_blob(stores: Stores) -> None:
+    store, old = stores(SIZE), blob("old", 3000)
+    await fill(store, old)
+    for number in range(2):
+        partial = await store.begin(Digest.of(blob(number, 4000)))
+        await store.write(partial, blob(number, 4000)[:2500])
+        await store.end(partial, keep=True)
+        os.utime(partial.path, ns=(0, number))
+        partial.close()
+    await fill(store, blob("new", 3000), announced=3000)
+    assert await held(store, old) == [True]
+    (left,) = files(stores.root, "partial")
+    assert left.name == Digest.of(blob(1, 4000)).hex, "the one that rested longer is gone"
+
+
+async def test_strange_things_among_the_partials_do_no_harm(stores: Stores) -> None:
+    store = stores(SIZE)
+    await fill(store, blob("old", 6000))
+    folder = stores.root / "partial" / "sha256"
+    (folder / "folder").mkdir()
+    (folder / "link").symlink_to("/etc/hostname")
+    os.mkfifo(folder / "fifo")
+    (stores.root / "partial" / "file").write_bytes(b"x")
+    await fill(store, blob("new", 6000), announced=6000)
+    assert Path("/etc/hostname").exists()
+
+
+async def test_a_blob_larger_than_the_store_is_refused_at_once(stores: Stores) -> None:
+    store, old = stores(SIZE), blob("old", 6000)
+    await fill(store, old)
+    partial = await store.begin(Digest.of(blob("huge", 1)))
+    with pytest.raises(StoreError, match="more than the whole store") as caught:
+        await store.reserve(partial, SIZE + 1)
+    assert caught.value.full
+    await store.end(partial, keep=False)
+    partial.close()
+    assert await held(store, old) == [True], "nothing was evicted for it"
+    assert stores.health.status == "ok"
+
+
+async def test_a_blob_of_unknown_length_takes_room_as_it_grows(stores: Stores) -> None:
+    store, old = stores(SIZE), [blob(number, 2000) for number in range(4)]
+    for one in old:
+        await fill(store, one)
+    growing = blob("growing", 5000)
+    await fill(store, growing, announced=0)
+    await read(store, growing)
+    assert await held(store, *old) == [False, False, True, True]
+    assert (await store.usage())[0] <= SIZE
+
+
+async def test_a_blob_that_outgrows_the_store_is_given_up(stores: Stores) -> None:
+    store = stores(SIZE)
+    with pytest.raises(StoreError, match="more than the whole store"):
+        await fill(store, blob("endless", SIZE + 1), announced=0)
+    assert await store.usage() == (0, 0)
+    assert files(stores.root, "partial") == []
+    await fill(store, blob("next", 9000), announced=9000)
+
+
+async def test_a_reservation_ends_with_its_fill(stores: Stores) -> None:
+    store = stores(SIZE)
+    for number in range(5):
+        partial = await store.begin(Digest.of(blob(number)))
+        await store.reserve(partial, 9000)
+        await store.end(partial, keep=False)
+        partial.close()
+    await fill(store, blob("whole", 9500), announced=9500)
+
+
+class Disk:
+    """A file system of which a test says what is free."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.free = 1 << 40
+        real = os.statvfs
+
+        def statvfs(path: Any) -> os.statvfs_result:
+            fields = list(real(path))
+            fields[1], fields[4] = 1, self.free
+            return os.statvfs_result(fields)
+
+        monkeypatch.setattr(os, "statvfs", statvfs)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+async def test_a_full_disk_is_said_and_recovers_by_itself(stores: Stores, disk: Disk) -> None:
+    store, one = stores(SIZE), blob("one", 2000)
+    disk.free = 1 << 20
+    with pytest.raises(StoreError, match="disk is full") as caught:
+        await fill(store, one, announced=2000)
+    assert caught.value.full
+    assert "disk is full" in stores.health.reasons["store"]
+    assert "uncached" in stores.health.reasons["store"]
+    disk.free = 1 << 40
+    await fill(store, one, announced=2000)
+    assert stores.health.status == "ok"
+
+
+async def test_a_full_disk_lets_go_of_blobs_before_it_refuses(stores: Stores, disk: Disk) -> None:
+    store, old = stores(SIZE), [blob(number, 2000) for number in range(3)]
+    for one in old:
+        await fill(store, one)
+    disk.free = 0
+    with pytest.raises(StoreError):
+        await fill(store, blob("new"), announced=1000)
+    assert await held(store, *old) == [False] * 3
+
+
+async def test_room_on_disk_is_counted_for_all_fills_together(stores: Stores, disk: Disk) -> None:
+    store = stores(SIZE)
+    disk.free = (64 << 20) + 5000
+    first = await store.begin(Digest.of(blob("first")))
+    await store.reserve(first, 4000)
+    second = await store.begin(Digest.of(blob("second")))
+    with pytest.raises(StoreError, match="disk is full"):
+        await store.reserve(second, 4000)
+    for partial in (first, second):
+        await store.end(partial, keep=False)
+        partial.close()
+
+
+async def test_no_space_for_a_manifest_leaves_no_rest(stores: Stores, disk: Disk) -> None:
+    store, one = stores(SIZE), blob("manifest")
+    await store.usage()
+    disk.free = 0
+    with pytest.raises(StoreError):
+        await store.put(Digest.of(one), one)
+    assert files(stores.root, "partial") == []
