@@ -21,7 +21,7 @@ from pullthrough.flights import Flight, Flights, NotTheBlob
 from pullthrough.joins import Joins
 from pullthrough.messages import Answer, Pass, Repository, Request
 from pullthrough.store import Store, StoreError
-from pullthrough.upstream import Reply, Upstream
+from pullthrough.upstream import Reply, Upstream, UpstreamError
 
 #: What can change between a plan and its execution (eviction, a flight that ends) does not do so for ever.
 _MAX_PLANS: Final = 4
@@ -37,10 +37,27 @@ _BLOB_HEADERS: Final = Headers(
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What the upstream said to a client, with a 2xx: the blob's size, and whether it surely spoke of this blob."""
+    """What the upstream said to a client, with a 2xx."""
 
+    #: The blob's size, if it said so.
     size: int | None
+    #: Did it surely speak of this blob?
     sure: bool
+    #: Was there something of ours to compare with?
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """A blob of which nothing is known but the size, for HEAD."""
+
+    size: int
+
+    async def read_at(self, offset: int, limit: int) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        pass
 
 
 class Blobs:
@@ -69,9 +86,9 @@ class Blobs:
                     word = await self._check(source, digest)
                     if isinstance(word, Refused):
                         return relayed(word)
-                    if not word.sure:
+                    if word.held and not word.sure:
                         return Pass(CacheStatus(fwd="miss", detail="the upstream's answer proves nothing"))
-                    checked = True
+                    checked = word.sure
                 case Step.SERVE if flight is None:
                     blob = await self._store.open(digest)
                     if blob is not None:
@@ -122,7 +139,7 @@ class Blobs:
             if isinstance(word, Refused):
                 return Pass(CacheStatus(fwd="miss", fwd_status=word.status))
             if word.size is not None:
-                return Answer(200, _headers(digest), cache, b"", word.size)
+                return self._content(request, _Outline(word.size), digest, cache)
             if not word.sure:
                 return Pass(cache)
         blob = await self._store.open(digest)
@@ -136,35 +153,37 @@ class Blobs:
     async def _ask(self, source: Source, digest: Digest) -> Refused | Word:
         """Ask the upstream in this client's name; make a grant and a link if it surely may have the blob."""
         asked = self._access.now()
-        held = await self._size(digest)
         reply = await self._upstream.ask("HEAD", source.url(digest), source.headers, follow=True)
         reply.close()
-        if not reply.ok and held is None and self._flights.find(digest) is None:
-            return Refused(reply.status, reply.headers, b"")  # there is nothing to decide about
-        if not _speaks_of(reply, digest, held):
+        held, size = await self._size(digest)
+        if held and not _speaks_of(reply, digest, size):
             # HEAD is refused by ECR Public and by signed URLs of GHCR, and has no words to relay: one byte decides.
-            one_byte = source.headers.having("Range", "bytes=0-0")
+            one_byte = source.headers.having("Range", "bytes=0-0") if size != 0 else source.headers
             reply = await self._upstream.ask("GET", source.url(digest), one_byte, follow=True)
             if not reply.ok:
                 if reply.status in (401, 403):
                     self._access.revoke(source.principal, source.repository)
                 return await refusal(reply)
             reply.close()
-        sure = _speaks_of(reply, digest, held)
+        if not reply.ok:
+            return Refused(reply.status, reply.headers, b"")  # to HEAD, and there is nothing to decide about
+        sure = _speaks_of(reply, digest, size)
         if sure:
             await self._proved(source, digest, asked)
-        return Word(None if objection(reply) else whole_size(reply), sure)
+        return Word(None if objection(reply) else whole_size(reply), sure, held)
 
-    async def _size(self, digest: Digest) -> int | None:
-        """Bytes of the blob that we hold; None if there is none or nobody knows."""
+    async def _size(self, digest: Digest) -> tuple[bool, int | None]:
+        """Do we hold the blob? And its size, if that is known."""
         flight = self._flights.find(digest)
         if flight is not None:
-            return flight.size
+            with contextlib.suppress(Refused, Unsuitable, UpstreamError, StoreError, NotTheBlob):
+                await flight.opened()
+                return True, flight.size
         blob = await self._store.open(digest)
         if blob is None:
-            return None
+            return False, None
         with contextlib.closing(blob):
-            return blob.size
+            return True, blob.size
 
     async def _proved(self, source: Source, digest: Digest, asked: float) -> None:
         """The upstream gave this blob to this client, who asked for it at `asked`."""

@@ -63,7 +63,7 @@ class Door:
         """Refuse whoever is neither on this machine nor on a private network."""
         if not is_private_client(client.peername[0]):
             client.error = "pullthrough serves loopback and private networks only"
-            self._tell_once("refused", client.peername[0], "refused a client from the public address %s")
+            self._tell_once("public", client.peername[0], "is a client with a public address: refused")
 
     def client_disconnected(self, client: connection.Client) -> None:
         """The end of a tunnel, if it was one: its only log line."""
@@ -88,14 +88,18 @@ class Door:
             return
         if objection := self._objection(flow.client_conn, host, port):
             flow.response = error_response(403, objection)
+            # Clients seldom show the answer to a CONNECT: whoever reads the log has to find it there.
+            self._tell_once("refused", _entry(host, port), f"was refused to a client: {objection}")
             return
         flow.metadata[TUNNEL] = self._tunnels[flow.client_conn.id] = TunnelCount(host, port)
         parent = self._parents.towards("https", host, port)
         if parent is not None:
             flow.server_conn.via = parent.via
         if looks_like_registry(host):
-            hint = "%s looks like a registry and is not cached: add --registry " + _entry(host, port) + " to cache it"
-            self._tell_once("hint", _entry(host, port), hint)
+            entry = _entry(host, port)
+            self._tell_once(
+                "hint", entry, f"looks like a registry and is not cached: add --registry {entry} to cache it"
+            )
 
     def http_connect_upstream(self, flow: http.HTTPFlow) -> None:
         """Identify ourselves to the parent proxy."""
@@ -155,7 +159,7 @@ class Door:
         client = start.context.client
         reason = start.conn.error or ""
         if "trust" in reason or "unknown ca" in reason or "certificate" in reason:
-            hint = "%s does not trust our CA: install http://THIS-PROXY/ca.pem there (see the README)"
+            hint = "does not trust our CA: install http://THIS-PROXY/ca.pem there (see the README)"
             self._tell_once("trust", client.peername[0], hint)
 
     # -- servers
@@ -183,9 +187,10 @@ class Door:
         return None
 
     def _tell_once(self, about: str, whom: str, text: str) -> None:
+        """Log `text` unless it was said of `whom` before. Beyond a bound nothing is told: strangers choose `whom`."""
         if (about, whom) not in self._told and len(self._told) < _MAX_TOLD:
             self._told[about, whom] = None
-            log.warning(text, whom)
+            log.warning("%s %s", whom, text)
 
 
 def _canonical(host: str) -> str:

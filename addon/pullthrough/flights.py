@@ -89,9 +89,8 @@ class Flight:
             raise self.failure
 
     async def progress(self) -> None:
-        """Wait until more is visible or the flight is over."""
-        if not self.over:
-            await self._moved.wait()
+        """Wait until more is visible or the flight is over, which it must not be yet."""
+        await self._moved.wait()
 
     def read(self, limit: int, offset: int) -> bytes:
         """Visible bytes; blocks on the disk."""

@@ -35,6 +35,7 @@ from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 from mitmproxy.proxy.layers.tcp import TCPLayer
 
 from pullthrough.core import ocierrors
+from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.sending import OUTGOING, Outgoing
 
 type Commands[T] = layer.CommandGenerator[T]
@@ -208,12 +209,16 @@ def error_response(status: int, message: str) -> http.Response:
 
 def error_bytes(status: int, message: str, *, head: bool = False) -> bytes:
     """The same on the wire, for where mitmproxy has no response; the connection ends after it."""
+    if "certificate verify failed" in message.lower():
+        message += "; if the registry's certificate is signed by your own CA, give that to --upstream-ca"
     code = ocierrors.UNSUPPORTED if 400 <= status < 500 else ocierrors.UNAVAILABLE
     body = ocierrors.body(code, f"pullthrough: {message}")
+    status_of_cache = CacheStatus(fwd="bypass", detail=message).header()
     lines = (
         f"HTTP/1.1 {status} {status_codes.RESPONSES.get(status, 'Error')}",
         f"Content-Type: {ocierrors.CONTENT_TYPE}",
         f"Content-Length: {len(body)}",
+        f"Cache-Status: {status_of_cache}",
         "Connection: close",
     )
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + (b"" if head else body)

@@ -43,7 +43,8 @@ def redacted(text: str) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    return {name: value for name in FIELDS if (value := getattr(record, name, None)) is not None}
+    given = ((name, getattr(record, name, None)) for name in FIELDS)
+    return {name: redacted(value) if isinstance(value, str) else value for name, value in given if value is not None}
 
 
 class TextFormatter(logging.Formatter):

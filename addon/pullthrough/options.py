@@ -264,8 +264,8 @@ _TABLE: Final = (
         parse=parse_duration,
         metavar="TIME",
         panel=_TIMEOUTS,
-        explained="For a registry to begin its answer. Keep it below 30s: then containerd gives up waiting.",
-        default="20s",
+        explained="For a registry to begin its answer. With --connect-timeout below 30s: then containerd gives up.",
+        default="15s",
     ),
     Option(
         name="stall_timeout",

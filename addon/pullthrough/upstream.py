@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import yarl
 
 from pullthrough.core.headers import Headers
-from pullthrough.guard import Guard
+from pullthrough.guard import Guard, is_loopback
 from pullthrough.parent import ParentProxies
 
 #: Redirects that a request may follow. Registries need one, two behind some CDNs.
@@ -49,7 +50,7 @@ class Timeouts:
     """Seconds. `stall` is the longest silence within a body."""
 
     connect: float = 10.0
-    first_byte: float = 20.0
+    first_byte: float = 15.0
     stall: float = 60.0
 
 
@@ -114,7 +115,7 @@ class Upstream:
             limit=0,
             limit_per_host=per_host,
             use_dns_cache=False,  # a registry that moves must be found at once; the system caches look-ups
-            resolver=aiohttp.ThreadedResolver(),  # goes through the loop's getaddrinfo, which the guard watches
+            resolver=_GuardedResolver(self._guard),
         )
         return aiohttp.ClientSession(
             connector=connector,
@@ -151,9 +152,18 @@ class Upstream:
             reply.close()
             target = _target(at, location)
             if target.origin() != at.origin():
+                await self._stay_outside(at, target)
                 headers, foreign = headers.only(*_FOREIGN_FIELDS), True
             at = target
         raise UpstreamError(f"{_shown(yarl.URL(url))} redirected more than {MAX_REDIRECTS} times")
+
+    async def _stay_outside(self, at: yarl.URL, target: yarl.URL) -> None:
+        """Follow nobody onto this machine's own loopback, unless who leads there is on it as well."""
+        if self._parents.towards(target.scheme, target.host or "", target.port or 0) is not None:
+            return
+        with _translated(_shown(target)):
+            if await _leads_to_loopback(target) and not await _leads_to_loopback(at):
+                raise UpstreamError(f"{_shown(at)} redirected to this machine's own loopback")
 
     async def _send(
         self, session: aiohttp.ClientSession, method: str, url: yarl.URL, headers: Headers
@@ -175,6 +185,28 @@ class Upstream:
                     if proxy and proxy.authorization
                     else None,
                 )
+
+
+class _GuardedResolver(aiohttp.ThreadedResolver):
+    """Look-ups that leave out what the guard objects to, on whatever event loop."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[Any]:
+        """As the system says, less the forbidden addresses; ForbiddenAddressError if none is left."""
+        found = await super().resolve(host, port, family)
+        allowed = [entry for entry in found if self._guard.objection(entry["host"], port) is None]
+        if found and not allowed:
+            self._guard.check(found[0]["host"], port)
+        return allowed
+
+
+async def _leads_to_loopback(url: yarl.URL) -> bool:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(url.host or "", url.port or 0, type=socket.SOCK_STREAM)
+    return any(is_loopback(str(info[4][0])) for info in found)
 
 
 def _target(at: yarl.URL, location: str) -> yarl.URL:

@@ -68,7 +68,8 @@ class App:
         self.started = asyncio.Event()
         self.health = Health()
         self.authority = load_authority(settings)
-        self.trust_file = _trust_file(settings)
+        self._leaving = contextlib.ExitStack()
+        self.trust_file = _trust_file(settings, self._leaving)
         registries = Registries(parse_entry(text) for text in settings.registry)
         parents = ParentProxies(os.environ)
         metrics = Metrics()
@@ -147,6 +148,7 @@ class App:
         await self.flights.aclose()
         await self.upstream.aclose()
         await self.store.aclose()
+        self._leaving.close()
 
     def _forget_ourselves_as_parent(self) -> None:
         """HTTPS_PROXY is set on this machine for its own builds: then it names us, and we would ask ourselves."""
@@ -188,15 +190,20 @@ def load_authority(settings: Settings) -> Authority:
     return Authority.load_or_create(settings.ca_dir, now=_now)
 
 
-def _trust_file(settings: Settings) -> Path:
-    """One PEM file with all authorities for upstreams: mitmproxy takes a file, not two."""
+def _trust_file(settings: Settings, leaving: contextlib.ExitStack) -> Path:
+    """One PEM file with all authorities for upstreams: mitmproxy takes a file, not two.
+
+    A read-only data directory is no reason not to serve: then it lies in a temporary one until `leaving`.
+    """
     system = trust.system_bundle(os.environ)
     pem = trust.bundle([file for file in (system, settings.upstream_ca) if file is not None])
     file = settings.data_dir / "upstream-trust.pem"
     try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         trust.write_bundle(file, pem)
-    except OSError:  # a read-only data directory: pulls go on uncached, but they go on
-        file = Path(tempfile.mkdtemp(prefix="pullthrough-")) / file.name
+    except OSError:
+        folder = leaving.enter_context(tempfile.TemporaryDirectory(prefix="pullthrough-"))
+        file = Path(folder, file.name)
         trust.write_bundle(file, pem)
     return file
 
@@ -211,7 +218,7 @@ def serve(settings: Settings) -> int:
 
 async def _serve(settings: Settings, guard: Guard) -> int:
     app = App(settings, guard)
-    opts = options.Options(listen_host=settings.listen.host, listen_port=settings.listen.port)
+    opts = options.Options(mode=[f"regular@{settings.listen.host}:{settings.listen.port}"])
     proxy = master.Master(opts)
     server = proxyserver.Proxyserver()
     app.door.name = "nextlayer"  # type: ignore[attr-defined]  # mitmproxy warns if nobody has that role
@@ -232,9 +239,13 @@ async def _serve(settings: Settings, guard: Guard) -> int:
 
 
 async def _first(stop: asyncio.Event, *others: Any) -> None:
-    waiting = [asyncio.ensure_future(stop.wait()), *(asyncio.ensure_future(other) for other in others)]
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    waiting[0].cancel()
+    """Wait until one of them is over. Tasks that were given go on; what was made of the others ends here."""
+    waiting = {asyncio.ensure_future(other) for other in (stop.wait(), *others)}
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for made in waiting.difference(others):
+            made.cancel()
 
 
 @contextlib.contextmanager

@@ -223,6 +223,19 @@ async def test_head_of_a_cached_blob_tells_its_size_and_digest(alice: Asking, im
     assert head.headers["docker-content-digest"] == layer.digest
 
 
+async def test_head_of_a_cached_blob_is_answered_here_for_every_account_that_may_pull(
+    registry: Registry, alice: Asking, tokens: TokenServer, image: Image, repository: str
+) -> None:
+    """Else a client that pushes has to reach and to trust the storage host, unlike one that pulls."""
+    await pull(alice, repository, image)
+    bob = alice.as_account("Bearer " + tokens.mint("bob", [f"repository:{repository}:pull"]))
+
+    head = await bob.blob(repository, image.layers[0].digest, method="HEAD")
+
+    assert (head.status, is_hit(head)) == (200, True)
+    assert [request.method for request in find(registry.journal, image.layers[0].digest)][-1] == "HEAD"
+
+
 async def test_if_none_match_is_honoured(alice: Asking, image: Image, repository: str) -> None:
     await pull(alice, repository, image)
     known = {"If-None-Match": f'"{image.digest}"'}

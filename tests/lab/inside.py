@@ -69,9 +69,11 @@ class TroubledStore(Store):
     def __init__(self, root: Path, size: int = STORE_SIZE) -> None:
         super().__init__(root, size, Health())
         self.failing: dict[str, int] = {}  # fails from the n-th call on
+        self.failure: Exception = StoreError("No space left on device", full=True)
         self.holding: dict[str, asyncio.Event] = {}  # waits for the event before it does anything
         self.lingering: dict[str, asyncio.Event] = {}  # ... after it has done it
         self.calls: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
         self.begun: list[Partial] = []
 
     @asynccontextmanager
@@ -80,8 +82,9 @@ class TroubledStore(Store):
         if name in self.holding:
             await self.holding[name].wait()
         if self.calls[name] >= self.failing.get(name, 1 << 60):
-            raise StoreError("No space left on device", full=True)
+            raise self.failure
         yield
+        self.done[name] += 1
         if name in self.lingering:
             await self.lingering[name].wait()
 

@@ -91,11 +91,13 @@ class System:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.statement = ""
         self.before: Callable[[int, str], None] = lambda number, name: None
 
-    def call(self, name: str) -> None:
+    def call(self, name: str, statement: str = "") -> None:
         if threading.current_thread().name.startswith("store-"):
             self.calls.append(name)
+            self.statement = statement
             self.before(len(self.calls), name)
 
     def fail_at(self, wanted: int, error: Exception) -> None:

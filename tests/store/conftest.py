@@ -29,7 +29,7 @@ def system(monkeypatch: pytest.MonkeyPatch) -> System:
 
     class Connection(sqlite3.Connection):
         def execute(self, *args: Any) -> sqlite3.Cursor:
-            system.call("sql")
+            system.call("sql", str(args[0]))
             return super().execute(*args)
 
     connect = sqlite3.connect

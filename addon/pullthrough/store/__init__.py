@@ -63,6 +63,8 @@ class StoredBlob:
 
         BodyError if the disk cannot read it: then it is dropped as well, so that it is fetched again.
         """
+        if self._fd < 0:
+            raise BodyError("the stored blob is closed")
         try:
             return await self._store.run(os.pread, self._fd, limit, offset)
         except StoreError as error:
@@ -266,17 +268,15 @@ class Store:
                 files.remove_unless(index.owns, name)
 
     def _open(self, parts: _Parts, digest: Digest) -> tuple[int, int] | None:
-        row = parts.index.find(digest)
-        if row is None:
-            return None
-        fd = parts.files.open(row.name, row.size)
-        if fd is None:
-            log.warning("stored blob %s is damaged: it will be fetched again", digest)
-            parts.index.drop(digest, row)
-            return None
-        if parts.index.touch(digest):
-            self._note.spawn(parts.index.flush)
-        return fd, row.size
+        while (row := parts.index.find(digest)) is not None:
+            fd = parts.files.open(row.name, row.size)
+            if fd is not None:
+                if parts.index.touch(digest):
+                    self._note.spawn(parts.index.flush)
+                return fd, row.size
+            if parts.index.drop(digest, row):  # else another process has replaced it since
+                log.warning("stored blob %s is damaged: it will be fetched again", digest)
+        return None
 
 
 def _begin(parts: _Parts, digest: Digest) -> Partial:

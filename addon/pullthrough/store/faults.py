@@ -52,6 +52,6 @@ def from_index(error: Exception) -> StoreError:
         return StoreError(str(error), part="index", remedy=True)
     # diskcache hides the cause of a Timeout, which need not be a lock: a read-only disk is one too.
     cause = error.__context__ if isinstance(error, diskcache.Timeout) else error
-    code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_BUSY) & 0xFF  # the rest tells finer kinds apart
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the bits above tell finer kinds apart
     reason = "the index is locked by another process" if code in _LOCKED else f"the index fails: {cause}"
     return StoreError(reason, full=code == sqlite3.SQLITE_FULL, part="index", remedy=code in _DAMAGED)

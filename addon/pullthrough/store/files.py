@@ -93,17 +93,8 @@ class BlobFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        root.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        self._folder(names.BLOBS)
-        self._folder(_PARTIAL)
-
-    def _folder(self, *path: str) -> Path:
-        """The folder `path`, made if need be: `parents` of mkdir would make those between with the umask's mode."""
-        folder = self.root
-        for part in ("", *path):
-            folder /= part
-            folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
-        return folder
+        _make_folder(root / names.BLOBS)
+        _make_folder(root / _PARTIAL)
 
     # -- partials
 
@@ -112,7 +103,8 @@ class BlobFiles:
 
         If another process is filling the same digest, a fresh file that is thrown away unless it gets whole.
         """
-        folder = self._folder(_PARTIAL, digest.algorithm)
+        folder = self.root / _PARTIAL / digest.algorithm
+        _make_folder(folder)
         path = folder / digest.hex
         fd = _locked(path)
         if fd is None:
@@ -154,10 +146,11 @@ class BlobFiles:
             raise ValueError(f"{partial.path} does not hold {partial.digest}")
         os.fsync(partial.fd)
         name = names.fresh(partial.digest)
-        folder = self._folder(*name.split("/")[:-1])
-        partial.path.rename(self.root / name)
+        target = self.root / name
+        _make_folder(target.parent)
+        partial.path.rename(target)
         try:
-            _fsync_folder(folder)
+            _fsync_folder(target.parent)
         except BaseException:
             self.remove(name)
             raise
@@ -206,6 +199,14 @@ class BlobFiles:
         """Bytes that the file system has left for us."""
         status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
+
+
+def _make_folder(folder: Path) -> None:
+    """Make what is missing of `folder`; `parents` of mkdir would make those between with the umask's mode."""
+    if not folder.is_dir():
+        if folder.parent != folder:
+            _make_folder(folder.parent)
+        folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

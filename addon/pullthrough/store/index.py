@@ -71,16 +71,17 @@ class Index:
         row = self.find(digest) if digest is not None else None
         return row is not None and row.name == name
 
-    def drop(self, digest: Digest, only: Adopted | None = None) -> None:
-        """Forget the blob and delete its file; with `only`, unless another file has replaced that one.
+    def drop(self, digest: Digest, only: Adopted | None = None) -> bool:
+        """Forget the blob and delete its file; with `only`, unless another file has replaced that one. Done?
 
         Links stay: they are facts about the upstream.
         """
         with self._blobs.transact():
             if only is not None and self.find(digest) != only:
-                return
+                return False
             self._blobs.delete(str(digest))
         self._recency.delete(str(digest))
+        return True
 
     def bytes(self) -> int:
         """Bytes in all blob files."""

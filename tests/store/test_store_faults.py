@@ -1,0 +1,422 @@
+"""Disk and index that fail: a StoreError soon, words for the operator, and recovery without a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from lab.deadline import eventually
+from lab.stores import MIB, Stores, System, blob, content, files, fill, opened
+from pullthrough.core.digest import Digest
+from pullthrough.messages import BodyError
+from pullthrough.store import Store, StoreError
+
+ONE = blob("one")
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Every index of the store held by somebody who writes and does not come to an end."""
+    connections = [sqlite3.connect(root / name / "cache.db", isolation_level=None) for name in ("", "links", "recency")]
+    for connection in connections:
+        connection.execute("BEGIN EXCLUSIVE")
+    yield
+    for connection in connections:
+        connection.close()
+
+
+async def refused(store: Store, *, within: float) -> StoreError:
+    """The error that a link meets; it must come soon."""
+    began = time.monotonic()
+    with pytest.raises(StoreError) as caught:
+        await store.link("repo", Digest.of(ONE))
+    assert time.monotonic() - began < within
+    return caught.value
+
+
+# -- a locked index
+
+
+async def test_a_locked_index_fails_soon_and_then_at_once(stores: Stores) -> None:
+    store = stores(busy=0.3, rest=60.0)
+    await fill(store, ONE)
+    with locked(stores.root):
+        assert "locked by another process" in str(await refused(store, within=3.0))
+        for _ in range(100):
+            await refused(store, within=0.2)
+    assert "locked by another process" in stores.health.reasons["index"]
+    assert "uncached" in stores.health.reasons["index"]
+
+
+async def test_those_who_wait_for_a_thread_do_not_wait_for_the_lock_again(stores: Stores) -> None:
+    store = stores(busy=0.3, rest=60.0)
+    await fill(store, ONE)
+    with locked(stores.root):
+        began = time.monotonic()
+        links = [store.link("repo", Digest.of(ONE)) for _ in range(100)]
+        failures = await asyncio.gather(*links, return_exceptions=True)
+        assert all(isinstance(failure, StoreError) for failure in failures)
+        assert time.monotonic() - began < 5.0
+
+
+async def test_what_is_stored_is_served_while_the_index_is_locked(stores: Stores) -> None:
+    store = stores(rest=60.0)
+    await fill(store, ONE)
+    await store.link("repo", Digest.of(ONE), "type")
+    with locked(stores.root):
+        await refused(store, within=3.0)
+        assert await content(store, Digest.of(ONE)) == ONE
+        assert await store.linked("repo", Digest.of(ONE))
+        assert await store.usage() == (len(ONE), 1)
+        assert "index" in stores.health.reasons, "reading proves nothing about writing"
+
+
+async def test_after_the_lock_everything_is_well_again(stores: Stores) -> None:
+    store = stores(rest=0.0)
+    await fill(store, ONE)
+    with locked(stores.root):
+        await refused(store, within=3.0)
+        with pytest.raises(StoreError):
+            await fill(store, blob("other"))
+    await store.link("repo", Digest.of(ONE))
+    assert stores.health.status == "ok"
+    await fill(store, blob("other"))
+    assert await content(store, Digest.of(blob("other"))) == blob("other")
+    assert len(files(stores.root)) == 2, "what could not be entered in the index was deleted"
+
+
+async def test_a_rest_ends(stores: Stores) -> None:
+    store = stores(rest=0.05)
+    await fill(store, ONE)
+    with locked(stores.root):
+        await refused(store, within=3.0)
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            await store.link("repo", Digest.of(ONE))
+        except StoreError:
+            continue
+        break
+    assert stores.health.status == "ok"
+
+
+async def test_a_locked_index_does_not_hold_up_the_start(stores: Stores) -> None:
+    first = stores()
+    await fill(first, ONE)
+    await first.aclose()
+    store = stores(busy=0.2, rest=60.0)
+    with locked(stores.root):
+        began = time.monotonic()
+        attempts = [store.has(Digest.of(ONE)) for _ in range(50)]
+        failures = await asyncio.gather(*attempts, return_exceptions=True)
+        assert all(isinstance(failure, StoreError) for failure in failures)
+        assert time.monotonic() - began < 3.0, "the threads did not wait for the lock one after the other"
+
+
+async def test_a_start_with_a_locked_index_recovers(stores: Stores) -> None:
+    first = stores()
+    await fill(first, ONE)
+    await first.aclose()
+    store = stores()
+    with locked(stores.root), pytest.raises(StoreError, match="locked"):
+        await store.has(Digest.of(ONE))
+    assert "index" in stores.health.reasons
+    assert await content(store, Digest.of(ONE)) == ONE
+    assert stores.health.status == "ok"
+
+
+# -- a damaged index
+
+
+def garbage(file: Path) -> None:
+    file.write_bytes(b"this is no database, " * 1000)
+
+
+def truncated(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def other_tables(file: Path) -> None:
+    file.unlink()
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE Cache (something)")
+
+
+@pytest.mark.parametrize("name", ["cache.db", "recency/cache.db", "links/cache.db"])
+@pytest.mark.parametrize("damage", [garbage, truncated, other_tables])
+async def test_a_damaged_index_says_what_to_do(stores: Stores, name: str, damage: Callable[[Path], None]) -> None:
+    first = stores()
+    for number in range(12):
+        await fill(first, blob(number, 10))
+        await first.link("repo", Digest.of(blob(number, 10)))
+    await first.aclose()
+    damage(stores.root / name)
+    store = stores()
+    failures: list[object] = []
+    for number in range(12):
+        digest = Digest.of(blob(number, 10))
+        attempts = (store.has(digest), fill(store, blob(f"new {number}", 10)), store.link("repo", digest))
+        failures += await asyncio.gather(*attempts, return_exceptions=True)
+    assert any("the index fails" in str(failure) for failure in failures)
+    assert all(isinstance(failure, StoreError) for failure in failures if isinstance(failure, Exception))
+    reason = stores.health.reasons["index"]
+    assert f"stop pullthrough, move {stores.root} aside, start it again" in reason
+    await store.aclose()
+    assert opened(stores.root) == []
+
+    stores.root.rename(stores.root.with_name("aside"))
+    store = stores()
+    await fill(store, ONE)
+    assert await content(store, Digest.of(ONE)) == ONE
+    assert stores.health.status == "ok"
+
+
+async def test_a_lost_index_gives_its_files_up(stores: Stores) -> None:
+    first = stores()
+    await fill(first, ONE)
+    await first.aclose()
+    (stores.root / "cache.db").unlink()
+    store = stores()
+    assert not await store.has(Digest.of(ONE))
+    await fill(store, blob("other"))
+    eventually(lambda: len(files(stores.root)) == 1, "the file without a row is deleted")
+    assert await content(store, Digest.of(blob("other"))) == blob("other")
+
+
+async def test_a_commit_that_fails_leaves_no_transaction_open(stores: Stores, system: System) -> None:
+    store = stores()
+    await fill(store, ONE)
+
+    def fail_commit(number: int, name: str) -> None:
+        if system.statement == "COMMIT":
+            raise sqlite3.OperationalError("disk I/O error")
+
+    system.before = fail_commit
+    for _ in range(20):  # in every thread
+        with pytest.raises(StoreError, match="disk I/O error"):
+            await store.link("repo", Digest.of(ONE))
+    system.before = lambda number, name: None
+    await asyncio.gather(*(store.link("repo", Digest.of(ONE)) for _ in range(40)))
+    assert stores.health.status == "ok"
+
+
+# -- a disk that cannot be used
+
+
+def a_file(root: Path) -> Callable[[], None]:
+    root.write_bytes(b"")
+    return root.unlink
+
+
+def a_dangling_link(root: Path) -> Callable[[], None]:
+    root.symlink_to(root.with_name("nowhere"))
+    return root.unlink
+
+
+def a_file_as_parent(root: Path) -> Callable[[], None]:
+    root.parent.rename(root.parent.with_name("away"))
+    root.parent.write_bytes(b"")
+
+    def undo() -> None:
+        root.parent.unlink()
+        root.parent.with_name("away").rename(root.parent)
+
+    return undo
+
+
+@pytest.mark.parametrize("what", [a_file, a_dangling_link, a_file_as_parent])
+async def test_a_folder_that_is_none(stores: Stores, what: Callable[[Path], Callable[[], None]]) -> None:
+    stores.root.parent.mkdir(exist_ok=True)
+    mend = what(stores.root)
+    store = stores()
+    for attempt in (store.has(Digest.of(ONE)), store.usage(), store.put(Digest.of(ONE), ONE), fill(store, ONE)):
+        with pytest.raises(StoreError):
+            await attempt
+    assert f"in {stores.root}" in stores.health.reasons["store"]
+    mend()
+    await fill(store, ONE)
+    assert await content(store, Digest.of(ONE)) == ONE
+    assert stores.health.status == "ok"
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A file system of its own, of 80 MiB; only root can have that."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("cannot mount a tmpfs here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+async def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk"):
+        stores = Stores(tmp_path / "disk" / "store")
+        store, one = stores(), blob("real", 8 * MIB)
+        partial = await store.begin(Digest.of(one))
+        await store.reserve(partial, len(one))
+        ballast = tmp_path / "disk" / "ballast"
+        ballast.write_bytes(b"x" * (76 * MIB))
+        with pytest.raises(StoreError) as caught:
+            await store.write(partial, one)
+        assert caught.value.full
+        assert "No space left" in stores.health.reasons["store"]
+        ballast.unlink()
+        await store.write(partial, one[partial.written :])
+        await store.commit(partial)
+        await store.end(partial, keep=True)
+        partial.close()
+        assert await content(store, Digest.of(one)) == one
+        assert stores.health.status == "ok"
+        await store.aclose()
+
+
+async def test_a_disk_that_became_read_only(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk"):
+        stores = Stores(tmp_path / "disk" / "store")
+        first = stores()
+        await fill(first, ONE)
+        await first.aclose()
+        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
+        store = stores()
+        for attempt in (store.has(Digest.of(ONE)), fill(store, blob("other"))):
+            with pytest.raises(StoreError):
+                await attempt
+        assert "Read-only file system" in stores.health.reasons["store"]
+        subprocess.run(["mount", "-o", "remount,rw", str(tmp_path / "disk")], check=True)
+        assert await content(store, Digest.of(ONE)) == ONE
+        await fill(store, blob("other"))
+        assert stores.health.status == "ok"
+        await store.aclose()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+async def test_a_folder_without_permission(stores: Stores) -> None:
+    stores.root.parent.chmod(0o500)
+    store = stores()
+    with pytest.raises(StoreError):
+        await fill(store, ONE)
+    assert "Permission denied" in stores.health.reasons["store"]
+    stores.root.parent.chmod(0o700)
+    await fill(store, ONE)
+    assert stores.health.status == "ok"
+
+
+# -- blobs that are not what they were
+
+
+def gone(file: Path) -> None:
+    file.unlink()
+
+
+def short(file: Path) -> None:
+    os.truncate(file, 10)
+
+
+def long(file: Path) -> None:
+    file.write_bytes(ONE + b"x")
+
+
+def a_link(file: Path) -> None:
+    target = file.with_name("elsewhere")
+    target.write_bytes(ONE)
+    file.unlink()
+    file.symlink_to(target)
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def a_fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def without_its_folder(file: Path) -> None:
+    file.unlink()
+    file.parent.rmdir()
+    file.parent.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [gone, short, long, a_link, a_folder, a_fifo, without_its_folder])
+async def test_a_damaged_blob_is_absent_and_fetched_again(stores: Stores, damage: Callable[[Path], None]) -> None:
+    store = stores()
+    await fill(store, ONE)
+    (file,) = files(stores.root)
+    damage(file)
+    assert await content(store, Digest.of(ONE)) is None
+    assert not await store.has(Digest.of(ONE))
+    assert await store.usage() == (0, 0)
+    if file.parent.is_file():
+        file.parent.unlink()
+    await fill(store, ONE)
+    assert await content(store, Digest.of(ONE)) == ONE
+    assert stores.health.status == "ok"
+
+
+async def test_a_blob_that_was_replaced_meanwhile_is_not_dropped(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = stores(), stores()
+    await fill(ours, ONE)
+    (old,) = files(stores.root)
+    reached, go_on = threading.Event(), threading.Event()
+    real = os.open
+
+    def between_row_and_file(path: str, *args: int) -> int:
+        if threading.current_thread().name.startswith("store-look") and "/blobs/" in str(path):
+            reached.set()
+            go_on.wait(10)
+        return real(path, *args)
+
+    monkeypatch.setattr(os, "open", between_row_and_file)
+    early = asyncio.create_task(content(ours, Digest.of(ONE)))
+    await asyncio.to_thread(reached.wait, 10)
+    await fill(theirs, ONE)
+    assert not old.exists()
+    go_on.set()
+    assert await early == ONE
+    assert await ours.has(Digest.of(ONE))
+
+
+async def test_a_blob_that_the_disk_cannot_read_is_dropped(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = stores()
+    found = await store.open(await fill(store, ONE))
+    assert found is not None
+    real = os.pread
+
+    def pread(*args: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(BodyError, match="Input/output error"):
+        await found.read_at(0, 100)
+    monkeypatch.setattr(os, "pread", real)
+    found.close()
+    assert not await store.has(Digest.of(ONE))
+    assert "store" in stores.health.reasons
+
+
+async def test_reading_after_closing_is_nobodys_trouble(stores: Stores) -> None:
+    store = stores()
+    found = await store.open(await fill(store, ONE))
+    assert found is not None
+    found.close()
+    with pytest.raises(BodyError, match="closed"):
+        await found.read_at(0, 100)
+    assert stores.health.status == "ok"

@@ -1,0 +1,185 @@
+"""Two processes on one store: the file system and SQLite keep them apart."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.stores import Stores, blob, content, files, fill
+from pullthrough.core.digest import Digest
+from pullthrough.store import StoreError
+
+SIZE = 10_000
+ONE = blob("one", 3000)
+
+#: Does one thing for each line it is told, and says "ok" or what went wrong.
+PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from lab.stores import blob, content, fill
+from pullthrough.core.digest import Digest
+from pullthrough.health import Health
+from pullthrough.store import Store
+
+ONE = blob("one", 3000)
+
+async def main(root):
+    store = Store(root, 10_000, Health())
+    partial = None
+    for line in sys.stdin:
+        word, _, number = line.strip().partition(" ")
+        if word == "begin":
+            partial = await store.begin(Digest.of(ONE))
+            await store.reserve(partial, len(ONE))
+        elif word == "write":
+            await store.write(partial, ONE[partial.written:int(number)])
+        elif word == "commit":
+            await store.commit(partial)
+            await store.end(partial, keep=True)
+        elif word == "fill":
+            await fill(store, blob(int(number), 1000), announced=1000)
+        elif word == "has":
+            assert await content(store, Digest.of(ONE)) == ONE
+        print("ok", flush=True)
+    await store.aclose()
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+class Other:
+    """Another process with a store of its own on the same folder."""
+
+    def __init__(self, root: Path) -> None:
+        here = Path(__file__).resolve().parents[2]
+        environment = {**os.environ, "PYTHONPATH": f"{here / 'addon'}:{here / 'tests'}"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, root],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def does(self, what: str) -> None:
+        """Have it do that, and wait for the end of it."""
+        self.begins(what)
+        self.ends()
+
+    def begins(self, what: str) -> None:
+        """Tell it what to do."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{what}\n")
+        self._process.stdin.flush()
+
+    def ends(self) -> None:
+        """It has done what it was told."""
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ok\n"
+
+    def kill(self) -> None:
+        """SIGKILL, and reap it."""
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> None:
+        """No more lines: it closes its store."""
+        self._process.communicate()
+
+
+@pytest.fixture
+def other(stores: Stores) -> Iterator[Callable[[], Other]]:
+    made: list[Other] = []
+
+    def start() -> Other:
+        made.append(Other(stores.root))
+        return made[-1]
+
+    yield start
+    for process in made:
+        process.end()
+
+
+async def test_both_fill_the_same_blob(stores: Stores, other: Callable[[], Other]) -> None:
+    store, theirs = stores(SIZE), other()
+    theirs.does("begin")
+    theirs.does("write 1000")
+    partial = await store.begin(Digest.of(ONE))
+    assert not partial.resumable, "the other one has the real partial"
+    assert partial.written == 0
+    await store.write(partial, ONE)
+    await store.commit(partial)
+    await store.end(partial, keep=True)
+    partial.close()
+    assert await content(store, Digest.of(ONE)) == ONE
+    found = await store.open(Digest.of(ONE))
+    theirs.does("write 3000")
+    theirs.does("commit")
+    assert found is not None
+    assert await found.read_at(0, SIZE) == ONE, "the replaced file is still read"
+    found.close()
+    assert await content(store, Digest.of(ONE)) == ONE
+    assert await store.usage() == (len(ONE), 1)
+    assert len(files(stores.root)) == 1
+    assert files(stores.root, "partial") == []
+
+
+async def test_what_one_stores_the_other_has(stores: Stores, other: Callable[[], Other]) -> None:
+    store, theirs = stores(SIZE), other()
+    await fill(store, ONE)
+    theirs.does("has")
+    theirs.does("fill 1")
+    assert await content(store, Digest.of(blob(1))) == blob(1)
+
+
+async def test_they_share_one_bound(stores: Stores, other: Callable[[], Other]) -> None:
+    store, theirs = stores(SIZE), other()
+    for number in range(0, 30, 2):
+        theirs.does(f"fill {number}")
+        await fill(store, blob(number + 1), announced=1000)
+    used, count = await store.usage()
+    assert used <= SIZE
+    assert count == len(files(stores.root)) >= 9
+    assert await store.has(Digest.of(blob(29)))
+    assert not await store.has(Digest.of(blob(1)))
+
+
+async def test_what_the_other_fills_is_not_evicted(stores: Stores, other: Callable[[], Other]) -> None:
+    store, theirs = stores(SIZE), other()
+    theirs.does("begin")
+    theirs.does("write 2900")
+    with pytest.raises(StoreError, match="being filled"):
+        await fill(store, blob("big", 8000), announced=8000)
+    theirs.does("write 3000")
+    theirs.does("commit")
+    assert await content(store, Digest.of(ONE)) == ONE
+
+
+async def test_a_killed_process_leaves_its_partial_to_others(stores: Stores, other: Callable[[], Other]) -> None:
+    store, theirs = stores(SIZE), other()
+    theirs.does("begin")
+    theirs.does("write 2000")
+    theirs.kill()
+    partial = await store.begin(Digest.of(ONE))
+    assert (partial.resumable, partial.written) == (True, 2000)
+    await store.write(partial, ONE[2000:])
+    await store.commit(partial)
+    await store.end(partial, keep=True)
+    partial.close()
+    assert await content(store, Digest.of(ONE)) == ONE
+
+
+async def test_processes_that_start_together_share_a_new_store(stores: Stores, other: Callable[[], Other]) -> None:
+    processes = [other() for _ in range(3)]
+    for number, process in enumerate(processes):
+        process.begins(f"fill {number}")
+    for process in processes:
+        process.ends()
+    store = stores(SIZE)
+    for number in range(3):
+        assert await content(store, Digest.of(blob(number))) == blob(number)
