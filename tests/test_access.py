@@ -181,6 +181,26 @@ def test_what_was_said_before_a_change_is_overtaken(grants: Access, clock: Clock
     assert not grants.overtaken(APP, Digest.of(b"other"), before)
 
 
+def test_a_change_counts_until_the_store_knows_of_it(grants: Access) -> None:
+    assert not grants.severed(APP, DIGEST)
+    grants.changed(APP, DIGEST)
+    assert grants.severed(APP, DIGEST)
+    assert not grants.severed(OTHER, DIGEST)
+    grants.settled(APP, DIGEST)
+    assert not grants.severed(APP, DIGEST)
+
+
+def test_changes_of_which_the_store_knows_none_end_in_no_link_at_all(
+    grants: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "MAX_GRANTS", 1)
+    grants.changed(APP, DIGEST)
+    grants.changed(OTHER, DIGEST)
+
+    assert grants.severed(APP, DIGEST)
+    assert grants.severed(PLAIN, DIGEST)
+
+
 def test_a_change_that_was_forgotten_overtakes_everybody(
     grants: Access, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,14 +3,14 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from lab.fake_registry import basic, only
+from lab.fake_registry import FakeRegistry, basic, only
 from lab.faults import Fault
-from lab.inside import Inside, digest_in, inside, open_files, reached, until
+from lab.inside import Inside, digest_in, inside, open_files, plain_registry, reached, until
 from lab.journal import find
 from pullthrough import fetch, sink
 from pullthrough.fetch import BACK_OFF, Refused, Source, Unsuitable
@@ -23,6 +23,12 @@ DATA = random.Random(2).randbytes(300_000)
 ALICE, BOB = basic("alice", "a"), basic("bob", "b")
 
 
+@pytest.fixture(scope="module")
+def fake() -> Iterator[FakeRegistry]:
+    with plain_registry() as server:
+        yield server
+
+
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting between tries."""
@@ -30,8 +36,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=[False, True], ids=["default", "eager"])
-async def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Inside]:
-    async with inside(tmp_path, eager=request.param) as it:
+async def proxy(request: pytest.FixtureRequest, tmp_path: Path, fake: FakeRegistry) -> AsyncIterator[Inside]:
+    async with inside(tmp_path, fake, eager=request.param) as it:
         yield it
 
 
@@ -397,7 +403,7 @@ async def test_a_fresher_token_of_another_reader_continues(proxy: Inside, digest
     proxy.fake.manners.accepts = only(BOB)
     armed.release()
 
-    assert await asyncio.gather(rest(first), rest(second)) == [DATA, DATA]
+    assert set(await asyncio.gather(rest(first), rest(second))) == {DATA}
     assert [request.headers.get("authorization") for request in find(proxy.fake.journal, digest)] == [ALICE, BOB]
 
 
@@ -540,8 +546,8 @@ async def test_a_store_that_fails_before_anything_was_sent(proxy: Inside, digest
     assert await pulled(proxy, digest) == DATA
 
 
-async def test_a_blob_larger_than_the_store(tmp_path: Path) -> None:
-    async with inside(tmp_path, size=len(DATA) - 1) as proxy:
+async def test_a_blob_larger_than_the_store(tmp_path: Path, fake: FakeRegistry) -> None:
+    async with inside(tmp_path, fake, size=len(DATA) - 1) as proxy:
         digest = proxy.fake.add_blob(DATA)
         blob = join(proxy, digest)
         with pytest.raises(StoreError):
@@ -550,8 +556,8 @@ async def test_a_blob_larger_than_the_store(tmp_path: Path) -> None:
         await nothing_kept(proxy, digest)
 
 
-async def test_a_blob_of_unknown_length_that_outgrows_the_store(tmp_path: Path) -> None:
-    async with inside(tmp_path, size=len(DATA) - 1) as proxy:
+async def test_a_blob_of_unknown_length_that_outgrows_the_store(tmp_path: Path, fake: FakeRegistry) -> None:
+    async with inside(tmp_path, fake, size=len(DATA) - 1) as proxy:
         digest = proxy.fake.add_blob(DATA)
         proxy.fake.fault(digest, Fault(chunked=True))
         assert await pulled(proxy, digest) == DATA

@@ -59,7 +59,7 @@ async def test_other_keys_are_other_questions() -> None:
     question = Question()
     question.go.set()
 
-    assert await asyncio.gather(joins.do("a", question), joins.do("b", question)) == [(1, False), (2, False)]
+    assert list(await asyncio.gather(joins.do("a", question), joins.do("b", question))) == [(1, False), (2, False)]
 
 
 async def test_an_answer_is_not_kept() -> None:

@@ -34,6 +34,7 @@ class Access:
         self._until: OrderedDict[tuple[bytes, Repository], float] = OrderedDict()
         self._refused = _Times[tuple[bytes, Repository]]()
         self._changed = _Times[tuple[Repository, Digest]]()
+        self._severed = _Times[tuple[Repository, Digest]]()
 
     def principal(self, headers: Headers) -> bytes:
         """Who sent these fields: a fingerprint of every field that may hold a credential. Anonymous is one too."""
@@ -70,6 +71,15 @@ class Access:
     def changed(self, repository: Repository, digest: Digest) -> None:
         """The upstream deleted or replaced `digest` in `repository` just now."""
         self._changed.note((repository, digest), self._clock())
+        self._severed.note((repository, digest), math.inf)
+
+    def settled(self, repository: Repository, digest: Digest) -> None:
+        """The store knows of the change."""
+        self._severed.forget((repository, digest))
+
+    def severed(self, repository: Repository, digest: Digest) -> bool:
+        """Was there a change of which the store may not know?"""
+        return self._severed.last((repository, digest)) == math.inf
 
     def overtaken(self, repository: Repository, digest: Digest, asked: float) -> bool:
         """May what the upstream said of `digest`, to a question sent at `asked`, be out of date by a change since?"""
@@ -88,6 +98,9 @@ class _Times[K: Hashable]:
         self._at[key] = at
         if len(self._at) > MAX_GRANTS:
             _, self._floor = self._at.popitem(last=False)
+
+    def forget(self, key: K) -> None:
+        self._at.pop(key, None)
 
     def last(self, key: K) -> float:
         return self._at.get(key, self._floor)

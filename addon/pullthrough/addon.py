@@ -20,7 +20,7 @@ from pullthrough.core.headers import Headers
 from pullthrough.core.registries import Registries
 from pullthrough.core.routes import classify
 from pullthrough.guard import Guard
-from pullthrough.layers import TO_US, error_response
+from pullthrough.layers import TO_US, Connections, error_response
 from pullthrough.messages import Answer, Pass, Registry, Request
 from pullthrough.metrics import Metrics
 from pullthrough.page import Page
@@ -46,6 +46,13 @@ class _Exchange:
     #: Does the answer come from the upstream, through mitmproxy?
     passing: bool = False
     logged: bool = False
+    #: Hangs up on an upstream that does not begin to answer; mitmproxy would wait for ever.
+    timer: asyncio.TimerHandle | None = None
+
+    def answered(self) -> None:
+        """The upstream began to answer, or nobody waits any more."""
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 class PullthroughAddon:
@@ -58,6 +65,8 @@ class PullthroughAddon:
         pulls: Pulls,
         page: Page,
         sender: Sender,
+        connections: Connections,
+        patience: float,
         guard: Guard,
         parents: ParentProxies,
         metrics: Metrics,
@@ -66,6 +75,8 @@ class PullthroughAddon:
         self._pulls = pulls
         self._page = page
         self._sender = sender
+        self._connections = connections
+        self._patience = patience
         self._guard = guard
         self._parents = parents
         self._metrics = metrics
@@ -99,6 +110,10 @@ class PullthroughAddon:
         if isinstance(answer, Pass):
             exchange.passing = True
             self._stream_through(flow, registry)
+            if request.method in ("GET", "HEAD"):  # a write may rightly take minutes
+                exchange.timer = asyncio.get_running_loop().call_later(
+                    self._patience, self._connections.hang_up_upstream, flow.client_conn
+                )
         else:
             self._respond(flow, answer)
 
@@ -153,6 +168,7 @@ class PullthroughAddon:
         if exchange is None:
             flow.response.stream = True
         elif exchange.passing:
+            exchange.answered()
             flow.response.stream = _Counter(exchange)
             headers = Headers(flow.response.headers.items(multi=True))
             await self._pulls.observe(exchange.request, flow.response.status_code, headers)
@@ -180,6 +196,7 @@ class PullthroughAddon:
         if not self._open:
             self._idle.set()
         exchange: _Exchange = flow.metadata[_EXCHANGE]
+        exchange.answered()
         if not exchange.logged:
             exchange.logged = True
             self._log(flow, exchange)
@@ -196,13 +213,20 @@ class PullthroughAddon:
                 "host": request.registry.authority,
                 "repository": route.repository or None,
                 "reference": route.reference or route.kind.value,
-                "status": flow.response.status_code if flow.response else None,
+                "status": _status(flow),
                 "outcome": cache.outcome,
                 "detail": (flow.error.msg if flow.error else None) or cache.detail,
                 "bytes": exchange.sent,
                 "ms": round((time.monotonic() - exchange.began) * 1000),
             },
         )
+
+
+def _status(flow: http.HTTPFlow) -> int | None:
+    """What the client was told. Without a response, our layer says 502 to whoever is still there."""
+    if flow.response is not None:
+        return flow.response.status_code
+    return 502 if flow.client_conn.connected else None
 
 
 class _Counter:

@@ -19,8 +19,9 @@ from pullthrough.core.policy import Facts, Step, plan
 from pullthrough.fetch import Refused, Source, Unsuitable, objection, refusal, whole_size
 from pullthrough.flights import Flight, Flights, NotTheBlob
 from pullthrough.joins import Joins
+from pullthrough.links import Links
 from pullthrough.messages import Answer, Pass, Repository, Request
-from pullthrough.store import Store, StoreError
+from pullthrough.store import Link, Store, StoreError
 from pullthrough.upstream import Reply, Upstream, UpstreamError
 
 #: What can change between a plan and its execution (eviction, a flight that ends) does not do so for ever.
@@ -68,6 +69,7 @@ class Blobs:
         self._flights = flights
         self._upstream = upstream
         self._access = access
+        self._links = Links(store, access)
         self._checks: Joins[tuple[Repository, bytes, Digest], Refused | Word] = Joins()
 
     async def answer(self, request: Request, source: Source, digest: Digest) -> Answer | Pass:
@@ -101,13 +103,12 @@ class Blobs:
 
     async def deleted(self, repository: Repository, digest: Digest) -> None:
         """The upstream deleted this blob: what it said before counts no more."""
-        self._access.changed(repository, digest)
         self._checks.forget(lambda key: (key[0], key[2]) == (repository, digest))
-        await self._store.unlink(str(repository), digest)
+        await self._links.cut(repository, digest)
 
     async def _facts(self, source: Source, digest: Digest, *, checked: bool) -> tuple[Facts, Flight | None]:
         """What is known; `checked` if the upstream answered this very question just now."""
-        linked = checked or await self._store.linked(str(source.repository), digest) is not None
+        linked = checked or await self._links.find(source.repository, digest) is not None
         stored, flight = await self._held(digest)
         if flight is not None:
             # What the upstream answers to the one who opened the flight, it answers to the same one now.
@@ -138,6 +139,8 @@ class Blobs:
             word = await self._check(source, digest)
             if isinstance(word, Refused):
                 return Pass(CacheStatus(fwd="miss", fwd_status=word.status))
+            if word.held and word.sure:
+                cache = CacheStatus(hit=True, detail="access checked")
             if word.size is not None:
                 return self._content(request, _Outline(word.size), digest, cache)
             if not word.sure:
@@ -188,12 +191,9 @@ class Blobs:
     async def _proved(self, source: Source, digest: Digest, asked: float) -> None:
         """The upstream gave this blob to this client, who asked for it at `asked`."""
         self._access.grant(source.principal, source.repository, asked)
-        if self._access.overtaken(source.repository, digest, asked):
-            return
         with contextlib.suppress(StoreError):
-            await self._store.link(str(source.repository), digest)
-            if self._access.overtaken(source.repository, digest, asked):  # deleted while the link was being written
-                await self._store.unlink(str(source.repository), digest)
+            if await self._links.find(source.repository, digest) is None:
+                await self._links.make(source.repository, digest, Link(), asked)
 
     async def _fetch(self, request: Request, source: Source, digest: Digest) -> Answer | Pass | None:
         """The blob from a flight. None if that was another client's and the upstream refused it: plan anew."""
@@ -208,6 +208,8 @@ class Blobs:
             if isinstance(failure, Refused | Unsuitable | StoreError | NotTheBlob):
                 return self._instead(failure, source, blob.opener)
             raise
+        if blob.landed:  # all of it is here, and the disk is merely not done with it
+            return self._content(request, blob, digest, CacheStatus(hit=True))
         return self._content(request, blob, digest, CacheStatus(fwd="miss", stored=started, collapsed=not started))
 
     def _instead(self, failure: Exception, source: Source, opener: Source) -> Answer | Pass | None:

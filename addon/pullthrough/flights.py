@@ -152,6 +152,11 @@ class FlightBlob:
         self._closed = False
 
     @property
+    def landed(self) -> bool:
+        """Is every byte there, and right?"""
+        return self._flight.landed
+
+    @property
     def opener(self) -> Source:
         """In whose name the flight was opened."""
         return self._flight.opener

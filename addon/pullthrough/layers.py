@@ -10,13 +10,14 @@ what it was given and then for the next bytes.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from mitmproxy import http
-from mitmproxy.connection import ConnectionState
+from mitmproxy.connection import Client, ConnectionState
 from mitmproxy.net.http import status_codes
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStream, SendHttp
@@ -33,6 +34,7 @@ from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHeaders
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 from mitmproxy.proxy.layers.tcp import TCPLayer
+from mitmproxy.proxy.server import ConnectionHandler
 
 from pullthrough.core import ocierrors
 from pullthrough.core.cachestatus import CacheStatus
@@ -199,6 +201,27 @@ class Close(layer.Layer):
     def _handle_event(self, event: events.Event) -> Commands[None]:
         if isinstance(event, events.Start):
             yield commands.CloseConnection(self.context.client)
+
+
+class Connections:
+    """The clients' connections of a running mitmproxy, by what it calls its proxyserver."""
+
+    def __init__(self, handlers: Callable[[], Mapping[Any, ConnectionHandler]]) -> None:
+        self._handlers = handlers
+
+    def writer(self, client: Client) -> asyncio.StreamWriter | None:
+        """Where bytes for `client` are written; None if it is gone."""
+        handler = self._handlers().get(client.id)
+        transport = handler.transports.get(client) if handler else None
+        writer: asyncio.StreamWriter | None = transport.writer if transport else None  # type: ignore[assignment]
+        return writer
+
+    def hang_up_upstream(self, client: Client) -> None:
+        """End what was opened upstream for `client`, be it connected or still on the way."""
+        handler = self._handlers().get(client.id)
+        for peer, transport in tuple(handler.transports.items()) if handler else ():
+            if peer is not client and transport.handler is not None:
+                transport.handler.cancel("the upstream did not answer in time")
 
 
 def error_response(status: int, message: str) -> http.Response:

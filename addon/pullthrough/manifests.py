@@ -20,6 +20,7 @@ from pullthrough.core.policy import Facts, Step, plan
 from pullthrough.core.routes import Route
 from pullthrough.fetch import Source
 from pullthrough.joins import Joins
+from pullthrough.links import Links
 from pullthrough.messages import Answer, Pass, Repository, Request
 from pullthrough.store import Link, Store, StoreError
 from pullthrough.upstream import Reply, Upstream, UpstreamError
@@ -60,6 +61,7 @@ class Manifests:
         self._store = store
         self._upstream = upstream
         self._access = access
+        self._links = Links(store, access)
         self._heads: Joins[_Key, _Head] = Joins()
         self._wholes: Joins[_Key, _Whole | Pass] = Joins()
 
@@ -82,8 +84,7 @@ class Manifests:
         self._wholes.forget(lambda key: key[0] == repository)
         digest = Digest.parse(reference)
         if digest is not None:
-            self._access.changed(repository, digest)
-            await self._store.unlink(str(repository), digest)
+            await self._links.cut(repository, digest)
 
     # -- by tag
 
@@ -114,7 +115,7 @@ class Manifests:
 
     async def _by_digest(self, request: Request, source: Source, digest: Digest) -> Answer | Pass:
         accept = request.headers.all("accept")
-        link = await self._store.linked(str(source.repository), digest)
+        link = await self._links.find(source.repository, digest)
         body = await self._stored(digest)
         # Registries answer 404 to an Accept that does not list the stored type: then only they can decide.
         suits = link is not None and bool(link.media_type) and media.lists(accept, link.media_type)
@@ -198,16 +199,8 @@ class Manifests:
         link = Link(media.media_type(reply.headers.get("content-type") or ""))
         if digest is not None and link.media_type in media.MANIFEST_TYPES:
             with contextlib.suppress(StoreError):
-                await self._link(source.repository, digest, link, asked)
-
-    async def _link(self, repository: Repository, digest: Digest, link: Link, asked: float) -> None:
-        """Note that the manifest is part of the repository, unless it was deleted since that was said."""
-        if self._access.overtaken(repository, digest, asked):
-            return
-        if await self._store.linked(str(repository), digest) != link:
-            await self._store.link(str(repository), digest, link.media_type)
-        if self._access.overtaken(repository, digest, asked):  # deleted while the link was being written
-            await self._store.unlink(str(repository), digest)
+                if await self._links.find(source.repository, digest) != link:
+                    await self._links.make(source.repository, digest, link, asked)
 
 
 def _key(request: Request, source: Source, reference: str) -> _Key:

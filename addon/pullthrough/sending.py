@@ -11,10 +11,11 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from mitmproxy import flow as mflow
 from mitmproxy import http
+from mitmproxy.connection import Client
 
 from pullthrough.messages import Body, BodyError
 
@@ -25,6 +26,8 @@ CLIENT_PATIENCE: Final = 60.0
 #: Bytes per chunk. A fast client gets long chunks (fewer steps per byte), a slow one short ones (less memory).
 _SHORTEST: Final = 64 << 10
 _LONGEST: Final = 1 << 20
+#: A chunk is at most this part of what was sent before.
+_RAMP: Final = 32
 #: Seconds for one chunk to be taken, below which a client counts as fast.
 _FAST: Final = 0.05
 
@@ -42,7 +45,10 @@ class Outgoing:
 
     async def next(self, *, fast: bool) -> bytes:
         """The next bytes; b"" at the end. BodyError if there are fewer than announced, or the client has left."""
-        self._limit = min(self._limit * 2, _LONGEST) if fast else _SHORTEST
+        # What was sent may still be in the kernel, which takes megabytes at once even if the client takes nothing:
+        # so being fast counts for more only after much was sent.
+        longest = max(_SHORTEST, min(self.sent // _RAMP, _LONGEST))
+        self._limit = min(self._limit * 2, longest) if fast else _SHORTEST
         if self.body.length is not None and self.sent >= self.body.length:
             return b""
         self._pull = asyncio.ensure_future(self.body.read(self._limit))
@@ -68,10 +74,10 @@ class Outgoing:
 
 
 class Sender:
-    """The addon that pulls chunks. Give it the connections of mitmproxy's proxyserver addon."""
+    """The addon that pulls chunks. `writer` finds the connection of a client, None when it is gone."""
 
-    def __init__(self, connections: Callable[[], Any]) -> None:
-        self._connections = connections
+    def __init__(self, writer: Callable[[Client], asyncio.StreamWriter | None]) -> None:
+        self._writer = writer
         self._outgoing: dict[str, dict[str, Outgoing]] = {}
 
     def __len__(self) -> int:
@@ -90,7 +96,7 @@ class Sender:
     async def pullthrough_chunk(self, flow: http.HTTPFlow) -> None:
         """The hook: wait for the client, then for the next bytes."""
         outgoing: Outgoing = flow.metadata[OUTGOING]
-        writer = self._writer(flow)
+        writer = self._writer(flow.client_conn)
         try:
             if writer is None:
                 raise BodyError("the client left")
@@ -104,19 +110,11 @@ class Sender:
         if flow.error or not outgoing.chunk:
             await self._finish(flow.client_conn.id, flow.id)
 
-    def _writer(self, flow: http.HTTPFlow) -> asyncio.StreamWriter | None:
-        """The client's connection; None if it is gone."""
-        try:
-            writer: asyncio.StreamWriter = self._connections()[flow.client_conn.id].transports[flow.client_conn].writer
-        except KeyError:
-            return None
-        return writer
-
     async def error(self, flow: http.HTTPFlow) -> None:
         """Mitmproxy's hook: the exchange was cut or killed."""
         await self._finish(flow.client_conn.id, flow.id)
 
-    async def client_disconnected(self, client: Any) -> None:
+    async def client_disconnected(self, client: Client) -> None:
         """Mitmproxy's hook: a reader that waits for a silent source is woken here."""
         for flow_id in tuple(self._outgoing.get(client.id, ())):
             await self._finish(client.id, flow_id)

@@ -6,7 +6,7 @@ to clients and never for an upstream.
 
 from __future__ import annotations
 
-import os
+import re
 import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +21,8 @@ _BUNDLES: Final = (
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",  # Alpine, macOS, BSD
 )
+#: Nothing else of a file is used: an operator's may hold a private key beside the certificate.
+_CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 class TrustError(Exception):
@@ -36,16 +38,17 @@ def system_bundle(environ: Mapping[str, str]) -> Path | None:
 
 def bundle(files: Iterable[Path]) -> bytes:
     """The PEM certificates of `files`, one after the other. TrustError names the file that has none."""
-    parts = []
+    parts: list[bytes] = []
     for file in files:
         try:
             content = file.read_bytes()
         except OSError as error:
             raise TrustError(f"cannot read the CA file {file}: {error.strerror}") from error
-        if b"-----BEGIN CERTIFICATE-----" not in content:
+        certificates = _CERTIFICATE.findall(content)
+        if not certificates:
             raise TrustError(f"{file} holds no PEM certificate: give --upstream-ca a file of PEM certificates")
-        parts.append(content.rstrip() + b"\n")
-    return b"".join(parts)
+        parts += certificates
+    return b"".join(part + b"\n" for part in parts)
 
 
 def client_context(pem: bytes) -> ssl.SSLContext:
@@ -57,10 +60,3 @@ def client_context(pem: bytes) -> ssl.SSLContext:
     except ssl.SSLError as error:
         raise TrustError(f"the CA files for upstreams cannot be used: {error}; check --upstream-ca") from error
     return context
-
-
-def write_bundle(path: Path, pem: bytes) -> None:
-    """Put the bundle where OpenSSL can load it by name; whole or not at all."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_bytes(pem)
-    beside.replace(path)

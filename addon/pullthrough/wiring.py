@@ -33,6 +33,7 @@ from pullthrough.door import Door
 from pullthrough.flights import Flights
 from pullthrough.guard import Guard, GuardedEventLoop
 from pullthrough.health import Health
+from pullthrough.layers import Connections
 from pullthrough.leaves import LeafContexts
 from pullthrough.manifests import Manifests
 from pullthrough.messages import Registry
@@ -110,7 +111,8 @@ class App:
         )
         # 5. the front door
         self.parents = parents
-        self.sender = Sender(lambda: ctx.master.addons.get("proxyserver").connections)
+        connections = Connections(lambda: ctx.master.addons.get("proxyserver").connections)
+        self.sender = Sender(connections.writer)
         self.door = Door(
             registries=registries,
             neighbours=neighbours,
@@ -124,6 +126,8 @@ class App:
             pulls=pulls,
             page=page,
             sender=self.sender,
+            connections=connections,
+            patience=settings.connect_timeout + settings.first_byte_timeout,
             guard=guard,
             parents=parents,
             metrics=metrics,
@@ -193,18 +197,13 @@ def load_authority(settings: Settings) -> Authority:
 def _trust_file(settings: Settings, leaving: contextlib.ExitStack) -> Path:
     """One PEM file with all authorities for upstreams: mitmproxy takes a file, not two.
 
-    A read-only data directory is no reason not to serve: then it lies in a temporary one until `leaving`.
+    Not in the data directory: that may be read-only or go away, and pulls have to go on without it.
     """
     system = trust.system_bundle(os.environ)
     pem = trust.bundle([file for file in (system, settings.upstream_ca) if file is not None])
-    file = settings.data_dir / "upstream-trust.pem"
-    try:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        trust.write_bundle(file, pem)
-    except OSError:
-        folder = leaving.enter_context(tempfile.TemporaryDirectory(prefix="pullthrough-"))
-        file = Path(folder, file.name)
-        trust.write_bundle(file, pem)
+    folder = leaving.enter_context(tempfile.TemporaryDirectory(prefix="pullthrough-", ignore_cleanup_errors=True))
+    file = Path(folder, "upstream-trust.pem")
+    file.write_bytes(pem)
     return file
 
 

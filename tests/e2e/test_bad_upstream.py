@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from lab.asking import Asking, is_hit
+from lab.asking import Asking, from_cache
 from lab.cdn import Cdn
 from lab.clients import Clients
 from lab.fake_registry import FakeRegistry, Redirect
@@ -88,7 +88,7 @@ async def test_a_blob_from_a_bad_upstream(
     assert second is not None
     assert second.digest == digest
     assert third is not None
-    assert (third.digest, is_hit(third)) == (digest, True)
+    assert (third.digest, from_cache(third)) == (digest, True)
 
 
 @pytest.mark.parametrize("how", CONTINUED.values(), ids=CONTINUED)
@@ -106,7 +106,7 @@ async def test_a_cut_blob_is_continued_where_it_stopped(
 
     assert answer.digest == digest
     assert [request.range for request in find(fake.journal, digest, method="GET")][:2] == [None, f"bytes={300 * KIB}-"]
-    assert is_hit(await asking.blob(repository, digest))
+    assert from_cache(await asking.blob(repository, digest))
 
 
 async def test_an_upstream_that_sends_only_a_little_before_each_cut_brings_the_blob_in_the_end(
@@ -143,7 +143,7 @@ async def test_a_coded_blob_passes_through_and_is_not_cached(
     for answer in answers:
         assert answer.headers["content-encoding"] == "gzip"
         assert gzip.decompress(answer.body) == data
-        assert not is_hit(answer)
+        assert not from_cache(answer)
 
 
 async def test_an_upstream_that_always_cuts_gives_a_cut_and_then_a_clean_pull(
@@ -183,7 +183,7 @@ async def test_storage_that_refuses_head_does_not_keep_a_blob_from_being_cached(
     assert (await asking.blob(repository, digest)).digest == digest
     fake.journal.clear()
 
-    assert is_hit(await asking.blob(repository, digest))
+    assert from_cache(await asking.blob(repository, digest))
     assert find(fake.journal, method="GET") == []
 
 
@@ -197,7 +197,7 @@ async def test_redirects_are_followed_for_the_client(
     answer = await asking.blob(repository, digest)
 
     assert (answer.status, answer.digest) == (200, digest)
-    assert is_hit(await asking.blob(repository, digest))
+    assert from_cache(await asking.blob(repository, digest))
 
 
 async def test_redirects_without_an_end_are_an_error(

@@ -1,5 +1,6 @@
 """Our own error answers are OCI error bodies with the right status, never a page of HTML."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,13 @@ from lab.asking import Asking
 from lab.fake_registry import FakeRegistry
 from lab.faults import Fault
 from lab.http import Fetched
-from lab.names import NameMap
+from lab.names import Endpoint, NameMap
 from lab.pki import Pki
 from lab.proxy import Proxies, Proxy
 from lab.raw import Spoken, ask, say
 from lab.web import Exchange, WebServer
 
+IMPATIENT = ("--connect-timeout", "1s", "--first-byte-timeout", "1s")
 DIGEST = f"sha256:{'0' * 64}"
 REQUESTS = [
     ("GET", f"/v2/app/blobs/{DIGEST}"),
@@ -76,14 +78,26 @@ async def test_an_upstream_that_is_down(fake: FakeRegistry, asking: Asking, meth
 
 # Not for writes: a registry may take minutes to put an uploaded blob in its place.
 @pytest.mark.parametrize(("method", "target"), [request for request in REQUESTS if request[0] in {"GET", "HEAD"}])
-async def test_an_upstream_that_does_not_answer(
-    fake: FakeRegistry, asking: Asking, method: str, target: str
-) -> None:
+async def test_an_upstream_that_does_not_answer(fake: FakeRegistry, asking: Asking, method: str, target: str) -> None:
     held = fake.fault("/v2/", Fault(hold_headers=True), times=None, method=None)
     try:
-        answer = await asking.fetch(target, method=method, deadline=6)
+        answer = await asking.fetch(target, method=method, deadline=5)
     finally:
         held.release()
+
+    assert_oci_error(answer, method, 502, 504)
+
+
+@pytest.mark.parametrize(("method", "target"), [("GET", "/v2/app/manifests/v1"), ("GET", "/v2/")])
+async def test_an_upstream_that_accepts_connections_and_says_nothing(
+    names: NameMap, proxy_factory: Proxies, method: str, target: str
+) -> None:
+    mute = Endpoint("storage.test")
+    with socket.create_server((mute.address, 0)) as listener:
+        mute.port = listener.getsockname()[1]
+        mute.publish(names)
+        asking = Asking.through(proxy_factory(mute, flags=IMPATIENT), mute)
+        answer = await asking.fetch(target, method=method, deadline=5)
 
     assert_oci_error(answer, method, 502, 504)
 

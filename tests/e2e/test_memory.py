@@ -37,7 +37,6 @@ async def test_a_blob_of_3_gib_cold_and_warm_beside_a_slow_client_stays_below_20
 
     assert (cold.digest, warm.digest) == (layer.digest, layer.digest)
     assert slow.size > MB
-    assert (cold.cache_status, warm.cache_status) == ("pullthrough; fwd=miss; collapsed", "pullthrough; hit")
     assert len(find(cdn.journal, layer.digest, method="GET")) == 1
     assert proxy.peak_rss() < 200 * MB
 

@@ -1,8 +1,8 @@
-"""A cached private image is given to those alone whom the upstream gives it; all others get the upstream's own words."""
+"""A cached private image is for those alone whom the upstream gives it; others get the upstream's own words."""
 
 import pytest
 
-from lab.asking import Asking, is_hit, spoken
+from lab.asking import Asking, from_cache, spoken
 from lab.cdn import Cdn
 from lab.clients import Clients
 from lab.fake_registry import FakeRegistry
@@ -48,7 +48,7 @@ async def pull(asking: Asking, repository: str, image: Image) -> None:
     assert (await asking.manifest(repository, "v1")).digest == image.digest
     for blob in image.blobs:
         assert (await asking.blob(repository, blob.digest)).digest == blob.digest
-        assert is_hit(await asking.blob(repository, blob.digest))
+        assert from_cache(await asking.blob(repository, blob.digest))
 
 
 @pytest.mark.parametrize("who", ["nobody", "bob", "liar"])

@@ -109,9 +109,7 @@ def test_with_the_token_host_intercepted_the_proxys_ca_is_all_that_a_client_trus
     assert_no_content_was_asked_for(registry, cdn)
 
 
-def test_the_tag_is_asked_for_on_every_pull(
-    registry: Registry, skopeo: Skopeo, image: Image, repository: str
-) -> None:
+def test_the_tag_is_asked_for_on_every_pull(registry: Registry, skopeo: Skopeo, image: Image, repository: str) -> None:
     skopeo.pull(registry.reference(repository, "v1"))
     registry.journal.clear()
     assert skopeo.pull(registry.reference(repository, "v1")).holds(image)

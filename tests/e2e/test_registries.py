@@ -4,11 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.asking import Asking, cache_status, is_hit
+from lab.asking import Asking, cache_status, from_cache
 from lab.clients import Clients
 from lab.fake_registry import FakeRegistry, Manners, basic, only
 from lab.faults import Fault
-from lab.http import Client
 from lab.images import KIB, Layout
 from lab.journal import find
 from lab.names import NameMap
@@ -75,7 +74,7 @@ async def test_a_blob_that_two_registries_have_is_stored_once_and_asked_for_in_e
 
     answer = await Asking.through(proxy, second).blob(repository, digest)
 
-    assert (answer.digest, is_hit(answer)) == (digest, True)
+    assert (answer.digest, from_cache(answer)) == (digest, True)
     assert [request.method for request in find(second.journal, digest)] == ["HEAD"]
 
 
@@ -85,27 +84,11 @@ async def test_a_plain_http_registry_is_cached_too(
     asking = Asking.through(proxy_factory(insecure), insecure)
     image = insecure.add_image(repository, "v1", [data])
 
-    said = []
-    for _ in range(2):
+    for cached in (False, True):
         assert (await asking.manifest(repository, "v1")).digest == image.digest
         answer = await asking.blob(repository, image.layers[0])
-        assert answer.digest == image.layers[0]
-        said.append(cache_status(answer))
-
-    assert said == ["pullthrough; fwd=miss; stored", "pullthrough; hit"]
+        assert (answer.digest, from_cache(answer)) == (image.layers[0], cached)
     assert (await asking.fetch("/v2/")).status == 200
-
-
-async def test_tls_to_a_registry_that_speaks_plain_http_is_an_error_soon(
-    insecure: FakeRegistry, proxy_factory: Proxies
-) -> None:
-    """Clients that were told "insecure" try TLS first, and plain HTTP after the error."""
-    proxy = proxy_factory(insecure, flags=["--connect-timeout", "1s", "--first-byte-timeout", "1s"])
-    client = Client(proxy.ca_file, proxy=proxy.address)
-
-    answer = await client.fetch(f"https://{insecure.host}/v2/", deadline=6)
-
-    assert (answer.status, answer.headers["content-type"]) in {(code, "application/json") for code in (502, 504)}
 
 
 @pytest.mark.timeout(30)
@@ -186,9 +169,7 @@ async def test_a_wrong_digest_header_is_not_believed(
     assert (await asking.manifest(repository, image.digest)).digest == image.digest
 
 
-async def test_a_manifest_that_is_too_big_to_keep_passes(
-    fake: FakeRegistry, asking: Asking, repository: str
-) -> None:
+async def test_a_manifest_that_is_too_big_to_keep_passes(fake: FakeRegistry, asking: Asking, repository: str) -> None:
     digest = fake.add_manifest(repository, "big", b'{"pad": "' + b"x" * (9 << 20) + b'"}')
 
     for _ in range(2):
@@ -225,4 +206,4 @@ async def test_accept_decides_which_manifest_a_tag_means(
     for reference in ("v1", image.digest):
         answer = await asking.manifest(repository, reference, headers={"Accept": "text/other"})
         assert (answer.status, answer.body) == (404, b"not in that type")
-    assert is_hit(await asking.manifest(repository, image.digest))
+    assert from_cache(await asking.manifest(repository, image.digest))

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from lab.asking import Asking, is_hit
+from lab.asking import Asking, from_cache
 from lab.cdn import Cdn
 from lab.clients import Clients
 from lab.deadline import eventually
@@ -117,7 +117,7 @@ async def test_sigterm_lets_the_pulls_under_way_finish(
     assert whole.digest == digest
     assert await stopping == 0
     await asyncio.to_thread(proxy.start)
-    assert is_hit(await Asking.through(proxy, fake).blob(repository, digest))
+    assert from_cache(await Asking.through(proxy, fake).blob(repository, digest))
     assert len(find(fake.journal, digest, method="GET")) == 1
 
 

@@ -4,7 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
-from lab.asking import Asking, cache_status, is_hit
+from lab.asking import Asking, cache_status, from_cache
 from lab.cdn import Cdn
 from lab.fake_registry import FakeRegistry
 from lab.faults import Fault
@@ -79,7 +79,7 @@ async def test_a_client_that_leaves_does_not_stop_the_fill(
 
     assert again.digest == digest
     assert len(find(fake.journal, digest, method="GET")) == 1
-    assert is_hit(await asking.blob(repository, digest))
+    assert from_cache(await asking.blob(repository, digest))
 
 
 async def test_identical_tag_checks_at_the_same_time_are_asked_once(

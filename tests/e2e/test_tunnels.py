@@ -26,10 +26,18 @@ METADATA = "169.254.169.254"
 
 
 @pytest.fixture
-def proxy(fake: FakeRegistry, plain: PlainHost, names: NameMap, proxy_factory: Proxies) -> Proxy:
-    names.publish("metadata.test", 443, METADATA, 443)
-    names.publish("metadata.test", 80, METADATA, 80)
+def proxy(fake: FakeRegistry, plain: PlainHost, proxy_factory: Proxies) -> Proxy:
+    assert plain.port  # so its name is known to the proxy
     return proxy_factory(fake)
+
+
+@pytest.fixture(scope="module")
+def refusing(session_proxies: Proxies, session_names: NameMap, session_fake: FakeRegistry) -> Proxy:
+    """One for all that is not to be reached."""
+    session_fake.publish(session_names)
+    session_names.publish("metadata.test", 443, METADATA, 443)
+    session_names.publish("metadata.test", 80, METADATA, 80)
+    return session_proxies(session_fake)
 
 
 @pytest.fixture
@@ -79,11 +87,10 @@ async def test_the_certificate_that_the_client_sees_is_the_hosts_own(
         assert opened.peer_certificate != pki.identity("fake.test").leaf_der()
 
 
-async def test_of_a_tunnel_only_the_host_and_the_bytes_are_logged(
-    plain: PlainHost, proxy: Proxy, public: Pki
-) -> None:
+async def test_of_a_tunnel_only_the_host_and_the_bytes_are_logged(plain: PlainHost, proxy: Proxy, public: Pki) -> None:
     await Client(public.ca_file, proxy=proxy.address).fetch(f"{plain.url}/secret-path?key=secret-value")
-    line = await asyncio.to_thread(eventually, lambda: find_tunnel(proxy), "the tunnel is logged")
+    await asyncio.to_thread(eventually, lambda: tunnels(proxy), "the tunnel is logged")
+    (line,) = tunnels(proxy)
 
     assert (line["host"], line["bytes"] > 0) == ("plain.test:443", True)
     assert "secret" not in proxy.log_text()
@@ -111,8 +118,8 @@ async def test_plain_http_to_a_host_that_is_no_registry_is_relayed_on_port_80_on
 # -- what does not
 
 
-def test_a_tunnel_to_another_port_is_refused_with_the_flag_that_would_open_it(proxy: Proxy) -> None:
-    refused = ask(proxy, "CONNECT", "plain.test:8443")
+def test_a_tunnel_to_another_port_is_refused_with_the_flag_that_would_open_it(refusing: Proxy) -> None:
+    refused = ask(refusing, "CONNECT", "plain.test:8443")
 
     assert refused.status == 403
     assert "--registry plain.test:8443" in refused.message
@@ -120,8 +127,8 @@ def test_a_tunnel_to_another_port_is_refused_with_the_flag_that_would_open_it(pr
 
 
 @pytest.mark.parametrize("port", [22, 25, 80, 2375, 6379])
-def test_a_tunnel_to_a_service_that_is_not_https_is_refused(proxy: Proxy, port: int) -> None:
-    assert ask(proxy, "CONNECT", f"plain.test:{port}").status == 403
+def test_a_tunnel_to_a_service_that_is_not_https_is_refused(refusing: Proxy, port: int) -> None:
+    assert ask(refusing, "CONNECT", f"plain.test:{port}").status == 403
 
 
 async def test_a_token_server_on_an_odd_port_is_reached_once_a_registry_named_it(
@@ -167,16 +174,16 @@ async def test_a_storage_host_on_an_odd_port_is_reached_once_a_registry_redirect
 
 
 @pytest.mark.parametrize("host", [METADATA, "metadata.test", "[::ffff:169.254.169.254]", "[fe80::1]", "0.0.0.0"])
-def test_a_tunnel_to_the_cloud_metadata_is_refused(proxy: Proxy, host: str) -> None:
-    refused = ask(proxy, "CONNECT", f"{host}:443")
+def test_a_tunnel_to_the_cloud_metadata_is_refused(refusing: Proxy, host: str) -> None:
+    refused = ask(refusing, "CONNECT", f"{host}:443")
 
     assert refused.status in {403, 502}
     assert "metadata" in refused.message or host == "0.0.0.0"
 
 
 @pytest.mark.parametrize("host", [METADATA, "metadata.test", "0xa9fea9fe", "2852039166"])
-def test_plain_http_to_the_cloud_metadata_is_refused(proxy: Proxy, host: str) -> None:
-    refused = ask(proxy, "GET", f"http://{host}/latest/meta-data/")
+def test_plain_http_to_the_cloud_metadata_is_refused(refusing: Proxy, host: str) -> None:
+    refused = ask(refusing, "GET", f"http://{host}/latest/meta-data/")
 
     assert refused.status in {403, 502}
     assert refused.message
@@ -184,11 +191,11 @@ def test_plain_http_to_the_cloud_metadata_is_refused(proxy: Proxy, host: str) ->
 
 @pytest.mark.parametrize("host", [METADATA, "metadata.test"])
 async def test_a_redirect_of_a_registry_to_the_cloud_metadata_is_not_followed(
-    fake: FakeRegistry, proxy: Proxy, data: bytes, repository: str, host: str
+    fake: FakeRegistry, refusing: Proxy, data: bytes, repository: str, host: str
 ) -> None:
     fake.manners.redirect = Redirect(307, f"https://{host}/{{digest}}")
 
-    answer = await Asking.through(proxy, fake).blob(repository, fake.add_blob(data))
+    answer = await Asking.through(refusing, fake).blob(repository, fake.add_blob(data))
 
     assert answer.status == 502
     assert b"metadata address" in answer.body
@@ -236,8 +243,8 @@ async def test_a_tunnelled_host_that_looks_like_a_registry_is_named_once_with_th
     assert "--registry registry.test" in hints[0]
 
 
-def find_tunnel(proxy: Proxy) -> dict[str, Any] | None:
-    return next((line for line in proxy.log_lines() if line.get("message") == "tunnel"), None)
+def tunnels(proxy: Proxy) -> list[dict[str, Any]]:
+    return [line for line in proxy.log_lines() if line.get("message") == "tunnel"]
 
 
 def test_tls_to_the_proxy_itself_is_hung_up(proxy: Proxy) -> None:

@@ -74,9 +74,13 @@ def cache_status(answer: Fetched | Answer) -> str:
     return answer.headers.get("cache-status", "")
 
 
-def is_hit(answer: Fetched | Answer) -> bool:
-    """Whether the proxy says that this came from its cache."""
-    return "pullthrough; hit" in cache_status(answer)
+def from_cache(answer: Fetched | Answer) -> bool:
+    """Whether the proxy says that it asked the upstream for no content.
+
+    A blob is "collapsed" instead of a hit while the fill that brought it is still being made durable.
+    """
+    status = cache_status(answer)
+    return "pullthrough; hit" in status or "collapsed" in status
 
 
 def spoken(answer: Fetched) -> tuple[int, dict[str, str], bytes]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.fake_registry import FakeRegistry
+from lab.fake_registry import Content, FakeRegistry, Manners
 from lab.faults import Armed
 from pullthrough.access import Access
 from pullthrough.blobs import Blobs
@@ -253,14 +253,28 @@ async def until_cut(body: bytes | Body) -> bytes:
     raise AssertionError(f"{len(got)} bytes and no cut")
 
 
+@contextmanager
+def plain_registry() -> Iterator[FakeRegistry]:
+    """A registry without TLS, for `inside`."""
+    fake = FakeRegistry("fake.test", None, public_port=None)
+    fake.start()
+    yield fake
+    fake.stop()
+
+
 @asynccontextmanager
-async def inside(folder: Path, *, eager: bool = False, size: int = STORE_SIZE) -> AsyncIterator[Inside]:
-    """Everything built, and looked after when it is left. `eager`: with the task factory that mitmproxy uses."""
+async def inside(
+    folder: Path, fake: FakeRegistry, *, eager: bool = False, size: int = STORE_SIZE
+) -> AsyncIterator[Inside]:
+    """Everything built before `fake`, which is as new, and looked after when it is left.
+
+    `eager`: with the task factory that mitmproxy uses.
+    """
     loop = asyncio.get_running_loop()
     if eager:
         loop.set_task_factory(asyncio.eager_task_factory)
-    fake = FakeRegistry("fake.test", None, public_port=None)
-    fake.start()
+    fake.reset()
+    fake.manners, fake.content = Manners(), Content()
     with _no_unseen_errors(loop):
         made = _build(folder / "store", fake, size)
         try:
@@ -271,7 +285,6 @@ async def inside(folder: Path, *, eager: bool = False, size: int = STORE_SIZE) -
             await made.upstream.aclose()
             opened = open_files(made.folder)
             await made.store.aclose()
-            await asyncio.to_thread(fake.stop)
             loop.set_task_factory(None)
         assert not opened, f"left open: {opened}"
         await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
@@ -282,7 +295,7 @@ def _build(folder: Path, fake: FakeRegistry, size: int) -> Inside:
     access = Access(b"secret", clock)
     store = TroubledStore(folder, size)
     upstream = Upstream(
-        tls=ssl.create_default_context(),
+        tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # the registry is plain
         timeouts=Timeouts(PATIENCE, PATIENCE, PATIENCE),
         parents=ParentProxies({}),
         guard=Guard(),
@@ -311,7 +324,7 @@ def open_files(folder: Path) -> list[str]:
             target = os.readlink(link)
         except OSError:
             continue
-        if target.startswith((f"{folder}/blobs", f"{folder}/partial")):
+        if target.startswith((f"{folder}/blobs/", f"{folder}/partial/")) and not Path(target).is_dir():
             found.append(target)
     return found
 

@@ -1,4 +1,4 @@
-"""Where a proxy keeps what it has of a blob that is not whole yet."""
+"""The fills of a proxy, seen from outside: what is on disk, and whether they are over."""
 
 from pathlib import Path
 
@@ -15,3 +15,8 @@ def wait_for_partial(proxy: Proxy, digest: str, size: int) -> None:
     """Until that many bytes are on disk."""
     path = partial_of(proxy, digest)
     eventually(lambda: path.exists() and path.stat().st_size >= size, f"{size} bytes of {digest} on disk")
+
+
+def wait_until_landed(proxy: Proxy) -> None:
+    """Until no fill is under way: what was pulled is durable, and the next answer a hit."""
+    eventually(lambda: b"pullthrough_flights 0.0" in proxy.get("/metrics")[1], "no fill is under way")
