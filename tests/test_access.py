@@ -237,4 +237,3 @@ def test_a_grant_always_rests_on_a_question_after_the_last_refusal(steps: list[s
             case "later":
                 clock.time += GRANT_TTL / 2
         assert grants.granted(b"p", APP) == (best >= 0 and best + GRANT_TTL > clock.time)
-

@@ -115,9 +115,7 @@ async def test_several_parts() -> None:
 
 
 async def test_parts_of_a_blob_without_a_type() -> None:
-    status, headers, body, _ = whole_or_ranges(
-        Bytes(), DIGEST, Headers((("Range", "bytes=0-1,5-6"),)), Headers()
-    )
+    status, headers, body, _ = whole_or_ranges(Bytes(), DIGEST, Headers((("Range", "bytes=0-1,5-6"),)), Headers())
 
     assert (status, (headers.get("content-type") or "").partition(";")[0]) == (206, "multipart/byteranges")
     assert b"application/octet-stream" in await whole(body)

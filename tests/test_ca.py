@@ -142,9 +142,7 @@ def test_the_next_start_finds_the_same_ca(authority: Authority, tmp_path: Path, 
 
 
 def test_asking_for_the_ca_does_not_make_one(tmp_path: Path, clock: Clock) -> None:
-    with pytest.raises(
-        CAError, match=f"there is no CA in {tmp_path / 'ca'}; make one with: pullthrough ca init"
-    ):
+    with pytest.raises(CAError, match=f"there is no CA in {tmp_path / 'ca'}; make one with: pullthrough ca init"):
         Authority.load_from(tmp_path / "ca", now=clock)
     assert not (tmp_path / "ca").exists()
 
@@ -201,9 +199,7 @@ def test_a_leaf_is_a_servers_certificate_and_nothing_more(authority: Authority) 
     assert len(leaf.chain) == 1, "the root is not sent: clients have it"
     cert.verify_directly_issued_by(issuer)
     extensions = cert.extensions
-    assert extensions.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(
-        False, None
-    )
+    assert extensions.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(False, None)
     purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(purposes) == [ExtendedKeyUsageOID.SERVER_AUTH]
     usage = extensions.get_extension_for_class(x509.KeyUsage).value
@@ -313,9 +309,7 @@ def test_any_text_is_a_leaf_or_a_value_error(lasting_authority: Authority, host:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 @pytest.mark.parametrize("host", ["registry.test", LONG_HOST, "127.0.0.1", "::1", "xn--bcher-kva.test"])
-def test_openssl_accepts_leaves_strictly(
-    authority: Authority, tmp_path: Path, host: str, clock: Clock
-) -> None:
+def test_openssl_accepts_leaves_strictly(authority: Authority, tmp_path: Path, host: str, clock: Clock) -> None:
     (tmp_path / "leaf.pem").write_bytes(authority.issue(host).chain_pem)
     address = host.replace(".", "").isdigit() or ":" in host
     kind = "-verify_ip" if address else "-verify_hostname"
@@ -413,9 +407,7 @@ def test_an_own_ca_signs_leaves(tmp_path: Path) -> None:
 
 def test_an_own_ca_may_have_an_rsa_key(tmp_path: Path) -> None:
     root = Forged(key=rsa.generate_private_key(65537, 2048))
-    brought(tmp_path, root.pem, root.key_pem()).issue("registry.test").chain[0].verify_directly_issued_by(
-        root.cert
-    )
+    brought(tmp_path, root.pem, root.key_pem()).issue("registry.test").chain[0].verify_directly_issued_by(root.cert)
 
 
 def test_a_key_file_as_openssl_ecparam_writes_it_is_read(tmp_path: Path) -> None:
@@ -486,9 +478,7 @@ def test_a_chain_out_of_order_or_too_long_is_refused(tmp_path: Path) -> None:
         brought(tmp_path, root.pem + middle.pem, middle.key_pem())
 
 
-@pytest.mark.parametrize(
-    "damage", [b"", b"hello", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
-)
+@pytest.mark.parametrize("damage", [b"", b"hello", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
 def test_a_damaged_certificate_is_named(tmp_path: Path, damage: bytes) -> None:
     with pytest.raises(CAError, match=r"corp\.pem is not a readable PEM certificate"):
         brought(tmp_path, damage, Forged().key_pem())
@@ -538,9 +528,7 @@ def test_an_expired_ca_of_ours_stops_the_start(authority: Authority, tmp_path: P
         Authority.load_or_create(tmp_path / "ca", now=clock)
 
 
-def test_a_folder_opened_to_others_later_stops_the_start(
-    authority: Authority, tmp_path: Path, clock: Clock
-) -> None:
+def test_a_folder_opened_to_others_later_stops_the_start(authority: Authority, tmp_path: Path, clock: Clock) -> None:
     (tmp_path / "ca").chmod(0o777)
     with pytest.raises(CAError, match="other users can write to it"):
         Authority.load_or_create(tmp_path / "ca", now=clock)

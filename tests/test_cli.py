@@ -64,9 +64,7 @@ def test_flags_of_other_commands_are_settings_too() -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.name)
-def test_help_tells_flag_value_variable_and_default(
-    capsys: pytest.CaptureFixture[str], option: Option
-) -> None:
+def test_help_tells_flag_value_variable_and_default(capsys: pytest.CaptureFixture[str], option: Option) -> None:
     shown = re.sub(r"\s+", " ", Ran(capsys, "run", "--help").out)
     assert f"{option.flag} {option.metavar} {option.explained}" in shown
     assert f"[default: {option.default or option.unset}] [env: {option.variable}]" in shown
@@ -134,9 +132,7 @@ def test_run_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
 # The CA
 
 
-def test_init_makes_the_ca_once_and_says_what_comes_next(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_init_makes_the_ca_once_and_says_what_comes_next(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     first = Ran(capsys, "ca", "init", "--data-dir", tmp_path, "--listen", "8080")
     assert first.code == 0
     assert f"{tmp_path}/ca/ca-cert.pem" in first.out
@@ -228,9 +224,7 @@ def test_a_ca_that_cannot_be_used_is_one_sentence_and_exit_code_2(
         ran = Ran(capsys, "ca", command, "--data-dir", tmp_path)
         assert ran.code == 2
         assert ran.out == ""
-        assert ran.err.startswith(
-            f"pullthrough: {tmp_path}/ca/{KEY_NAME} is a private key that other users can reach"
-        )
+        assert ran.err.startswith(f"pullthrough: {tmp_path}/ca/{KEY_NAME} is a private key that other users can reach")
         assert ran.err.count("\n") == 1
 
 

@@ -108,9 +108,7 @@ def test_a_bad_value_that_is_overridden_does_no_harm(file: Path) -> None:
 
 
 def test_a_file_may_use_toml_numbers_and_lists(file: Path) -> None:
-    file.write_text(
-        "size = 1_000\nlisten = 8080\nconnect_timeout = 1.5\nregistry = ['a.test', 'B.test:5050']\n"
-    )
+    file.write_text("size = 1_000\nlisten = 8080\nconnect_timeout = 1.5\nregistry = ['a.test', 'B.test:5050']\n")
     settings = load({}, HOME, file)
     assert settings.size == 1000
     assert settings.listen == ("0.0.0.0", 8080)
@@ -118,9 +116,7 @@ def test_a_file_may_use_toml_numbers_and_lists(file: Path) -> None:
     assert settings.registry == ("a.test:443", "b.test:5050")
 
 
-@pytest.mark.parametrize(
-    "text", ["a.test,b.test", "a.test b.test", " a.test ,\tb.test,", "a.test,b.test:443,A.test"]
-)
+@pytest.mark.parametrize("text", ["a.test,b.test", "a.test b.test", " a.test ,\tb.test,", "a.test,b.test:443,A.test"])
 def test_registries_are_separated_by_commas_or_spaces_and_named_once(text: str) -> None:
     assert load({}, HOME | {"PULLTHROUGH_REGISTRY": text}).registry == ("a.test:443", "b.test:443")
     assert load({"registry": [text]}, HOME).registry == ("a.test:443", "b.test:443")
@@ -228,19 +224,13 @@ def test_a_value_of_another_kind_is_refused(file: Path, toml: str) -> None:
 
 def test_an_unknown_key_or_variable_is_refused_with_the_nearest(file: Path) -> None:
     file.write_text('data-dir = "/srv"\n')
-    assert (
-        refusal(file=file) == f"file {file} key 'data-dir': there is no such setting, did you mean data_dir?"
-    )
+    assert refusal(file=file) == f"file {file} key 'data-dir': there is no such setting, did you mean data_dir?"
     file.write_text("[zzz]\n")
-    assert refusal(file=file).endswith(
-        "key 'zzz': there is no such setting; pullthrough run --help lists them all"
-    )
+    assert refusal(file=file).endswith("key 'zzz': there is no such setting; pullthrough run --help lists them all")
     assert refusal(environ={"PULLTHROUGH_REGISTRIES": "a.test"}) == (
         "environment PULLTHROUGH_REGISTRIES: there is no such setting, did you mean PULLTHROUGH_REGISTRY?"
     )
-    assert "PULLTHROUGH_QQQ: there is no such setting; pullthrough run" in refusal(
-        environ={"PULLTHROUGH_QQQ": "1"}
-    )
+    assert "PULLTHROUGH_QQQ: there is no such setting; pullthrough run" in refusal(environ={"PULLTHROUGH_QQQ": "1"})
 
 
 def test_what_kubernetes_puts_into_every_pod_is_no_setting() -> None:
@@ -275,12 +265,8 @@ def test_a_syntax_error_is_named_with_its_line(file: Path) -> None:
 
 def test_certificate_and_key_of_an_own_ca_go_together(tmp_path: Path, file: Path) -> None:
     pem = str(tmp_path / "corp.pem")
-    alone = (
-        "flag --ca-cert: goes together with --ca-key, of which nothing is said; for example --ca-key /etc/"
-    )
+    alone = "flag --ca-cert: goes together with --ca-key, of which nothing is said; for example --ca-key /etc/"
     assert refusal({"ca_cert": pem}).startswith(alone)
-    assert refusal(environ={"PULLTHROUGH_CA_KEY": pem}).startswith(
-        "environment PULLTHROUGH_CA_KEY: goes together"
-    )
+    assert refusal(environ={"PULLTHROUGH_CA_KEY": pem}).startswith("environment PULLTHROUGH_CA_KEY: goes together")
     settings = load({"ca_cert": pem}, HOME | {"PULLTHROUGH_CA_KEY": pem})
     assert settings.ca_cert == settings.ca_key == Path(pem)

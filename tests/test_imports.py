@@ -18,7 +18,7 @@ ROWS = (
     {"cli", "__main__"},
     {"wiring"},
     {"addon", "door", "layers", "sending", "page"},
-    {"pulls", "manifests", "blobs", "access", "neighbours", "joins", "bodies"},
+    {"pulls", "manifests", "blobs", "links", "access", "neighbours", "joins", "bodies"},
     {"flights", "direct", "sink", "fetch"},
     {"store", "upstream"},
     {"guard", "parent", "trust", "health", "metrics", "logs", "ca", "keypair", "leaves", "options", "config"},

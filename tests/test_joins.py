@@ -10,7 +10,7 @@ from pullthrough.joins import Joins
 
 @pytest.fixture(params=[False, True], ids=["default", "eager"], autouse=True)
 async def factory(request: pytest.FixtureRequest) -> AsyncIterator[None]:
-    """mitmproxy runs its loop with eager tasks."""
+    """Ours runs its loop with eager tasks."""
     loop = asyncio.get_running_loop()
     loop.set_task_factory(asyncio.eager_task_factory if request.param else None)
     yield

@@ -67,9 +67,7 @@ def test_a_pair_is_never_made_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [CERT_NAME, KEY_NAME])
-def test_half_a_pair_is_an_error_that_names_what_is_missing_and_is_left_alone(
-    tmp_path: Path, name: str
-) -> None:
+def test_half_a_pair_is_an_error_that_names_what_is_missing_and_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"precious")
     (tmp_path / name).chmod(0o600)
     make_once(tmp_path, must_not_be_made)
@@ -99,9 +97,7 @@ def test_a_link_planted_where_a_file_is_written_is_not_followed(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
-def test_a_key_of_ours_that_others_can_reach_is_refused_with_the_command_that_helps(
-    tmp_path: Path, mode: int
-) -> None:
+def test_a_key_of_ours_that_others_can_reach_is_refused_with_the_command_that_helps(tmp_path: Path, mode: int) -> None:
     make_once(tmp_path / "ca", pair)
     files = PairFiles.in_directory(tmp_path / "ca")
     files.key.chmod(mode)

@@ -110,9 +110,7 @@ def test_a_strict_client_accepts_the_leaf(contexts: LeafContexts, client: ssl.SS
         ("::1", "::2"),
     ],
 )
-def test_a_leaf_is_for_its_host_alone(
-    contexts: LeafContexts, client: ssl.SSLContext, leaf: str, asked: str
-) -> None:
+def test_a_leaf_is_for_its_host_alone(contexts: LeafContexts, client: ssl.SSLContext, leaf: str, asked: str) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match=r"mismatch"):
         handshake(contexts.context(leaf), client, asked)
 

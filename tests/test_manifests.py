@@ -10,7 +10,6 @@ import pytest
 from lab.fake_registry import MANIFEST, FakeRegistry, basic, digest_of, only
 from lab.faults import Fault
 from lab.inside import Inside, digest_in, inside, plain_registry, reached, until
-from lab.journal import find
 from pullthrough.access import GRANT_TTL
 from pullthrough.core import media
 from pullthrough.core.digest import Digest

@@ -53,12 +53,10 @@ class RightfulRegistry(FakeRegistry):
         self.tags: dict[str, str] = {}
         self.refusal = "401"
 
-    def start_anew(self) -> None:
-        """Everybody may pull from everywhere, but there is nothing."""
-        self.allowed = set(itertools.product(CLIENTS, REPOSITORIES))
-        self.holds = set()
+    def start_anew(self, allowed: set[tuple[Client, str]], holds: set[tuple[str, str]], refusal: str) -> None:
+        """As told, and without tags."""
+        self.allowed, self.holds, self.refusal = allowed, holds, refusal
         self.tags = {}
-        self.refusal = "401"
         self.content.blobs = dict(BLOBS)
         self.content.manifests = {
             (repository, digest): (MANIFEST, body)
@@ -99,15 +97,32 @@ class Leaks(RuleBasedStateMachine):
 
     fake: RightfulRegistry
 
-    @initialize(eager=st.booleans())
-    def start(self, eager: bool) -> None:
+    @initialize(
+        eager=st.booleans(),
+        allowed=st.sets(st.tuples(clients, repositories)),
+        holds=st.sets(st.tuples(repositories, contents)),
+        refusal=st.sampled_from(["401", "403", "404", "page", "redirect"]),
+        head_status=st.sampled_from([None, None, 405]),
+        digest_on_head=st.booleans(),
+    )
+    def start(
+        self,
+        eager: bool,
+        allowed: set[tuple[Client, str]],
+        holds: set[tuple[str, str]],
+        refusal: str,
+        head_status: int | None,
+        digest_on_head: bool,
+    ) -> None:
         self.runner = asyncio.Runner()
         self.stack = AsyncExitStack()
         self.folder = tempfile.TemporaryDirectory()
         self.proxy: Inside = self.runner.run(
             self.stack.enter_async_context(inside(Path(self.folder.name), self.fake, eager=eager))
         )
-        self.fake.start_anew()
+        self.fake.start_anew(allowed, holds, refusal)
+        self.fake.manners.head_status = head_status
+        self.fake.manners.digest_on_head = digest_on_head
         #: When each client was last allowed to pull from a repository.
         self.last_allowed: dict[tuple[Client, str], float] = {}
         #: What was in a repository at any time since its last deletion through the proxy.
@@ -135,26 +150,13 @@ class Leaks(RuleBasedStateMachine):
         self.note()
 
     @rule(repository=repositories, digest=contents)
-    def something_is_pushed(self, repository: str, digest: str) -> None:
-        self.fake.holds.add((repository, digest))
+    def something_is_pushed_or_disappears(self, repository: str, digest: str) -> None:
+        self.fake.holds ^= {(repository, digest)}
         self.note()
-
-    @rule(repository=repositories, digest=contents)
-    def something_disappears(self, repository: str, digest: str) -> None:
-        self.fake.holds.discard((repository, digest))
 
     @rule(repository=repositories, digest=st.sampled_from(sorted(MANIFESTS)))
     def a_tag_moves(self, repository: str, digest: str) -> None:
         self.fake.tag(repository, digest)
-
-    @rule(refusal=st.sampled_from(["401", "403", "404", "page", "redirect"]))
-    def refusals_change(self, refusal: str) -> None:
-        self.fake.refusal = refusal
-
-    @rule(head=st.sampled_from([None, 405]), digest=st.booleans())
-    def manners_change(self, head: int | None, digest: bool) -> None:
-        self.fake.manners.head_status = head
-        self.fake.manners.digest_on_head = digest
 
     # -- what happens here
 
@@ -246,6 +248,6 @@ def test_nobody_gets_what_the_upstream_would_refuse(fake: RightfulRegistry) -> N
     run_state_machine_as_test(
         OfThisTest,
         settings=settings(
-            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

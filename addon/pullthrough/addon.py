@@ -118,8 +118,13 @@ class PullthroughAddon:
             self._respond(flow, answer)
 
     async def _answer_ourselves(self, flow: http.HTTPFlow) -> None:
-        answer = await self._page.answer(flow.request.method, flow.request.path, flow.request.host_header or "")
-        self._respond(flow, answer)
+        try:
+            answer = await self._page.answer(flow.request.method, flow.request.path, flow.request.host_header or "")
+        except Exception:  # without an answer mitmproxy would send the request to where it came from
+            log.exception("fault while answering %s", flow.request.path)
+            flow.response = error_response(500, "internal fault; the log of the proxy has it")
+        else:
+            self._respond(flow, answer)
 
     def _forward(self, flow: http.HTTPFlow, registry: Registry) -> None:
         """Plain HTTP to a host that is no registry (HTTP_PROXY): relayed unseen, to port 80 only."""

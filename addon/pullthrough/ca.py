@@ -66,9 +66,7 @@ class Leaf:
 class Authority:
     """A CA that passed every check. `now` is the clock, in aware datetimes."""
 
-    def __init__(
-        self, files: PairFiles, chain: Sequence[x509.Certificate], key: SigningKey, now: Clock
-    ) -> None:
+    def __init__(self, files: PairFiles, chain: Sequence[x509.Certificate], key: SigningKey, now: Clock) -> None:
         self._files = files
         self._chain = tuple(chain)
         self._issuer = chain[0]
@@ -196,9 +194,7 @@ def _new_pair(moment: datetime) -> tuple[bytes, bytes]:
     return _pem(builder.sign(key, hashes.SHA256())), _key_pem(key)
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
-) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
     """What every certificate of ours has. Python 3.13 refuses chains without Subject Key Identifiers."""
     public = key.public_key()
     return (
@@ -250,9 +246,7 @@ def _name(common_name: str | None) -> x509.Name:
 def _general_name(host: str) -> x509.DNSName | x509.IPAddress:
     """ValueError for wildcards, URLs, dotted numbers, scoped addresses and the like."""
     try:
-        if (
-            "%" not in host
-        ):  # a scope means something on one machine only, and a certificate has no room for it
+        if "%" not in host:  # a scope means something on one machine only, and a certificate has no room for it
             return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass  # then it is a name or nothing

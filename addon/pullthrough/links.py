@@ -1,7 +1,7 @@
 """Which digests belong to which repositories: what the upstream gave out there, and has not deleted since.
 
-Responsible for the order of events: an answer to a question from before a deletion links nothing any more, and a deletion
-counts even while the store cannot note it. Must not know requests, nor who asked.
+Responsible for the order of events: an answer to a question from before a deletion links nothing any more, and a
+deletion counts even while the store cannot note it. Must not know requests, nor who asked.
 """
 
 from __future__ import annotations

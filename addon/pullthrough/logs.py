@@ -27,16 +27,31 @@ FIELDS: Final = (
     "ms",
 )
 
-#: What may follow `?` in a URL is a signature as likely as not; what follows a scheme of authentication is a secret.
-_SECRETS: Final = (
-    (re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*"), r"\1?..."),
-    (re.compile(r"\b(Basic|Bearer|Negotiate)\s+[A-Za-z0-9._~+/=-]{4,}", re.IGNORECASE), r"\1 ..."),
-    (re.compile(r"(https?://)[^\s/@\"']+@"), r"\1...@"),
+#: Names of fields whose whole value is a secret, and of parameters whose value is.
+_FIELD: Final = r"(?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]*(?:auth|token|key|secret|api)[\w-]*"
+_PARAMETER: Final = r"[\w-]*(?:passw(?:or)?d|passphrase|secret|token|signature|credential|api[_-]?key)|sig"
+#: Where a name begins: also after a line break that a repr spells out.
+_BEGIN: Final = r"(?:(?<![\w-])|(?<=\\[nr]))"
+#: What a value may follow its name with: in a head, in a query, in JSON and in a repr.
+_JOINED: Final = r"[\"']?\s*[:=]\s*b?[\"']?"
+_JOINED_IN_PAIR: Final = r"[\"']?\s*[:=,]\s*b?[\"']?"
+#: Applied in this order.
+_SECRETS: Final = tuple(
+    (re.compile(pattern, re.IGNORECASE), replacement)
+    for pattern, replacement in (
+        # what follows `?` in a URL is a signature as likely as not
+        (r"(?<=[^\s?])\?[^\s\"'<>]+", "?..."),
+        (r"(\w://)[^\s/\"'<>]*@", r"\1...@"),
+        # up to the end of the line, real or in a repr
+        (rf"{_BEGIN}({_FIELD})({_JOINED_IN_PAIR})(?:(?!\\[rn]|[\"'\r\n]).)+", r"\1\2..."),
+        (rf"{_BEGIN}({_PARAMETER})({_JOINED})[^\s\"'&,;<>]+", r"\1\2..."),
+        (r"\b(Basic|Bearer|Negotiate|NTLM)\s+(?!realm=)[A-Za-z0-9._~+/=-]{4,}", r"\1 ..."),
+    )
 )
 
 
 def redacted(text: str) -> str:
-    """`text` without query strings, user parts of URLs and authentication values, on one line."""
+    """`text` without query strings, user parts of URLs, cookies, and the values of whatever is named as a secret."""
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
@@ -51,11 +66,12 @@ class TextFormatter(logging.Formatter):
     """One line of text: time, level, message, then `key=value` for each field."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line; a traceback follows on its own lines."""
+        """One line; a traceback follows, on lines that cannot be taken for others."""
         when = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
         pairs = "".join(f" {name}={_word(value)}" for name, value in _fields(record).items())
         line = f"{when}Z {record.levelname:<7} {_one_line(redacted(record.getMessage()))}{pairs}"
-        return f"{line}\n{redacted(self.formatException(record.exc_info))}" if record.exc_info else line
+        trace = redacted(self.formatException(record.exc_info)).splitlines() if record.exc_info else ()
+        return "\n".join([line, *(f"    {_one_line(text)}" for text in trace)])
 
 
 class JsonFormatter(logging.Formatter):
@@ -76,7 +92,7 @@ class JsonFormatter(logging.Formatter):
 
 def _word(value: object) -> str:
     text = _one_line(str(value))
-    return json.dumps(text) if " " in text or '"' in text else text
+    return json.dumps(text) if not text or set(text) & set(' "=') else text
 
 
 def _one_line(text: str) -> str:

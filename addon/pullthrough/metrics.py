@@ -11,6 +11,13 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from pullthrough.core.cachestatus import FORWARDED
+from pullthrough.core.routes import Kind
+
+#: Every value that a label can have. Whatever else comes is `other`: no stranger makes us count without end.
+_ROUTES: Final = frozenset(Kind)
+_OUTCOMES: Final = FORWARDED | {"hit", "collapsed", "local"}
+_OTHER: Final = "other"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -52,6 +59,8 @@ class Metrics:
 
     def answered(self, route: str, outcome: str, sent: int) -> None:
         """One request to a registry was answered, with `sent` bytes of body."""
+        route = route if route in _ROUTES else _OTHER
+        outcome = outcome if outcome in _OUTCOMES else _OTHER
         self._requests.labels(route, outcome).inc()
         self._sent.labels(outcome).inc(sent)
 

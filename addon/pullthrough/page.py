@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import html
 import json
+import re
 from typing import Final
 
 from pullthrough import __version__, metrics
@@ -19,6 +20,8 @@ from pullthrough.messages import Answer
 from pullthrough.metrics import Metrics
 from pullthrough.store import Store, StoreError
 
+#: A Host field that may stand in the commands on the page: somebody will paste them into a shell.
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _PAGE: Final = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -55,7 +58,7 @@ class Page:
     async def answer(self, method: str, target: str, host: str) -> Answer:
         """The answer to a request made to us. `host` is the Host field, for the links on the page."""
         if method not in ("GET", "HEAD"):
-            return _error(405, ocierrors.UNSUPPORTED, "only GET and HEAD are answered here")
+            return _error(405, ocierrors.UNSUPPORTED, "only GET and HEAD are answered here", ("Allow", "GET, HEAD"))
         match target.partition("?")[0]:
             case "/":
                 return _answer("text/html; charset=utf-8", self._first_page(host))
@@ -72,7 +75,7 @@ class Page:
                 return _error(404, ocierrors.NAME_UNKNOWN, "this is a proxy: set HTTPS_PROXY to its address, see GET /")
 
     def _first_page(self, host: str) -> bytes:
-        base = html.escape(f"http://{host or 'CACHE:3128'}")
+        base = html.escape(f"http://{host if _HOST.fullmatch(host) else 'CACHE:3128'}")
         status = html.escape(", ".join([self._health.status, *self._health.reasons.values()]))
         page = _PAGE.format(version=__version__, status=status, base=base, fingerprint=self._fingerprint)
         return page.encode()
@@ -85,22 +88,24 @@ class Page:
         return {"store": {"bytes": usage, "blobs": blobs, "size": self._store.size}}
 
 
+_SECURITY: Final = (
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+)
+
+
 def _answer(content_type: str, body: bytes) -> Answer:
-    headers = Headers(
-        (
-            ("Content-Type", content_type),
-            ("Cache-Control", "no-store"),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
-        )
-    )
-    return Answer(200, headers, CacheStatus(), body)
+    return Answer(200, Headers((("Content-Type", content_type), *_SECURITY)), CacheStatus(), body)
 
 
 def _json(value: object) -> Answer:
     return _answer("application/json", json.dumps(value).encode() + b"\n")
 
 
-def _error(status: int, code: str, message: str) -> Answer:
-    headers = Headers((("Content-Type", ocierrors.CONTENT_TYPE),))
+def _error(status: int, code: str, message: str, *more: tuple[str, str]) -> Answer:
+    headers = Headers((("Content-Type", ocierrors.CONTENT_TYPE), *_SECURITY, *more))
     return Answer(status, headers, CacheStatus(), ocierrors.body(code, f"pullthrough: {message}"))

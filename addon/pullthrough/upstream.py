@@ -24,6 +24,9 @@ from pullthrough.parent import ParentProxies, ParentProxy
 
 #: Redirects that a request may follow. Registries need one, two behind some CDNs.
 MAX_REDIRECTS: Final = 5
+#: Bytes and seconds that the page of a redirect is worth.
+_SHORT: Final = 16 * 1024
+_DISCARDING: Final = 0.5
 #: Small questions (checks, manifests) and long bodies have pools of their own: 64 fills must not
 #: keep a tag check waiting for a free connection.
 _CHECKS_PER_HOST: Final = 32
@@ -97,6 +100,14 @@ class Reply:
                     return None
         return bytes(gathered)
 
+    async def discard(self) -> None:
+        """Close, after reading a body that is short, so that the connection can be used again."""
+        if self.length is not None and self.length <= _SHORT:
+            with contextlib.suppress(UpstreamError, TimeoutError):
+                async with asyncio.timeout(_DISCARDING):
+                    await self.body(_SHORT)
+        self.close()
+
     def close(self) -> None:
         """Let go of the connection; it is used again only if the body was read to its end."""
         self._response.release()
@@ -158,7 +169,7 @@ class Upstream:
             location = reply.headers.get("location")
             if not follow or reply.status not in _REDIRECTS or location is None:
                 return reply
-            reply.close()
+            await reply.discard()
             target = _target(at, location)
             if _origin(target) != _origin(at):
                 await self._stay_outside(at, target)
@@ -249,6 +260,8 @@ class _GuardedResolver(aiohttp.ThreadedResolver):
         allowed = [entry for entry in found if self._guard.objection(entry["host"], port) is None]
         if found and not allowed:
             self._guard.check(found[0]["host"], port)
+        if not allowed:  # aiohttp takes it for granted that there is one
+            raise OSError(f"{host} has no address")
         return allowed
 
 

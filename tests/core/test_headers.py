@@ -37,7 +37,7 @@ def test_equal_fields_are_equal_and_hash_alike() -> None:
     assert same == FIELDS
     assert hash(same) == hash(FIELDS)
     assert FIELDS.without("x-one") != FIELDS
-    assert FIELDS != list(FIELDS)
+    assert list(FIELDS) != FIELDS
 
 
 def test_a_repr_shows_no_values() -> None:

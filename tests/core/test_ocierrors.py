@@ -28,9 +28,7 @@ def test_any_text_makes_ascii_that_reads_back() -> None:
 
 
 def test_a_code_has_the_alphabet_of_the_spec_and_its_own_name() -> None:
-    codes = {
-        name: value for name, value in vars(ocierrors).items() if name.isupper() and name != "CONTENT_TYPE"
-    }
+    codes = {name: value for name, value in vars(ocierrors).items() if name.isupper() and name != "CONTENT_TYPE"}
     assert len(codes) >= 14
     for name, value in codes.items():
         assert name == value

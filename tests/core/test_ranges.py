@@ -195,9 +195,7 @@ def test_multipart_framing_to_the_byte() -> None:
 
 
 @given(specs_of_a_small_body(), st.integers(1, 20))
-def test_a_mime_parser_reads_the_parts_back_and_the_length_is_exact(
-    specs: list[RangeSpec], size: int
-) -> None:
+def test_a_mime_parser_reads_the_parts_back_and_the_length_is_exact(specs: list[RangeSpec], size: int) -> None:
     content = bytes(range(65, 65 + size))
     spans = resolve(specs, size) or (Span(0, 1),)
     answer = Multipart(spans, size, "text/plain", "xyz")

@@ -254,9 +254,7 @@ PIECES = st.sampled_from(
 )
 
 
-@given(
-    st.sampled_from(["GET", "PUT"]), st.lists(PIECES, max_size=8).map(lambda pieces: "/" + "/".join(pieces))
-)
+@given(st.sampled_from(["GET", "PUT"]), st.lists(PIECES, max_size=8).map(lambda pieces: "/" + "/".join(pieces)))
 def test_anything_that_resembles_a_target_gives_a_sound_route(method: str, target: str) -> None:
     check_route(classify(method, target), method)
 

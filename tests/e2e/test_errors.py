@@ -81,7 +81,7 @@ async def test_an_upstream_that_is_down(fake: FakeRegistry, asking: Asking, meth
 async def test_an_upstream_that_does_not_answer(fake: FakeRegistry, asking: Asking, method: str, target: str) -> None:
     held = fake.fault("/v2/", Fault(hold_headers=True), times=None, method=None)
     try:
-        answer = await asking.fetch(target, method=method, deadline=5)
+        answer = await asking.fetch(target, method=method, deadline=12)
     finally:
         held.release()
 
@@ -97,7 +97,7 @@ async def test_an_upstream_that_accepts_connections_and_says_nothing(
         mute.port = listener.getsockname()[1]
         mute.publish(names)
         asking = Asking.through(proxy_factory(mute, flags=IMPATIENT), mute)
-        answer = await asking.fetch(target, method=method, deadline=5)
+        answer = await asking.fetch(target, method=method, deadline=12)
 
     assert_oci_error(answer, method, 502, 504)
 

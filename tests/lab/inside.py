@@ -7,7 +7,6 @@ open file of the store, no task, no exception that nobody looked at.
 
 import asyncio
 import gc
-import os
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -321,7 +320,7 @@ def open_files(folder: Path) -> list[str]:
     found = []
     for link in Path("/proc/self/fd").iterdir():
         try:
-            target = os.readlink(link)
+            target = str(link.readlink())
         except OSError:
             continue
         if target.startswith((f"{folder}/blobs/", f"{folder}/partial/")) and not Path(target).is_dir():
