@@ -80,6 +80,19 @@ async def test_a_miss_and_then_a_hit_that_asks_nobody(proxy: Inside, digest: str
         assert got.headers.get("accept-ranges") == "bytes"
 
 
+@pytest.mark.parametrize("call", ["commit", "link"])
+async def test_who_has_it_all_is_not_asked_for_proof_while_it_is_being_put_away(
+    proxy: Inside, digest: str, call: str
+) -> None:
+    go = proxy.store.holding[call] = asyncio.Event()
+    assert (await proxy.get(at(digest))).body == DATA
+    await until(lambda: proxy.store.calls[call])
+
+    assert (await proxy.get(at(digest))).body == DATA
+    assert asked(proxy) == ["GET"]
+    go.set()
+
+
 async def test_headers_at_once_while_the_body_stalls(proxy: Inside, digest: str) -> None:
     armed = proxy.fake.fault(digest, Fault(stall_after=0))
     answer = await proxy.ask(at(digest))
@@ -300,6 +313,34 @@ async def test_who_opens_a_flight_gains_nothing_from_who_joins_it(proxy: Inside,
     await proxy.landed()
     assert (await proxy.get(at(digest, "eve/app"), authorization=EVE)).status == 404
     assert len(find(proxy.fake.journal, f"bob/app/blobs/{digest}", method="GET")) == 1
+
+
+@pytest.mark.parametrize(("status", "shared"), [(404, True), (403, True), (503, False), (429, False)])
+async def test_who_joined_a_flight_that_the_upstream_refuses(
+    proxy: Inside, digest: str, status: int, shared: bool
+) -> None:
+    """A refusal may be meant for the opener: then they fly together without it. Trouble is trouble for everybody."""
+    clients = [ALICE, BOB]
+    for client in clients:
+        await cached(proxy, digest, client)
+    await proxy.store.drop(digest_in(digest))
+    armed = proxy.fake.fault(digest, Fault(hold_headers=True, status=status))
+    opener = asyncio.ensure_future(proxy.ask(at(digest), authorization=EVE))
+    await reached(armed)
+    joined = [asyncio.ensure_future(proxy.ask(at(digest), authorization=client)) for client in clients]
+    flight = proxy.flights.find(digest_in(digest))
+    assert flight is not None
+    await until(lambda: len(flight.sources) == 3)
+    armed.release()
+
+    answers = [await one for one in joined]
+    first = await opener
+    assert isinstance(first, Answer)
+    assert first.status == status
+    for answer in answers:
+        assert isinstance(answer, Answer) == shared
+        assert not isinstance(answer, Answer) or await whole(answer.body) == DATA
+    assert len(find(proxy.fake.journal, digest, method="GET")) == 1 + shared
 
 
 async def test_a_refusal_ends_what_was_granted(proxy: Inside, digest: str) -> None:
@@ -531,6 +572,13 @@ async def test_head_that_the_upstream_refuses_passes(proxy: Inside, digest: str,
     assert isinstance(answer, Pass)
     assert answer.cache.fwd_status == status
     assert asked(proxy) == ["HEAD"]
+
+
+async def test_head_that_speaks_of_another_size_than_ours_passes(proxy: Inside, digest: str) -> None:
+    await cached(proxy, digest, ALICE)
+    proxy.fake.fault(digest, Fault(status=200, body=b"not it"), times=None, method=None)
+
+    assert isinstance(await proxy.ask(at(digest), "HEAD", authorization=EVE), Pass)
 
 
 async def test_head_of_a_page_passes(proxy: Inside, digest: str) -> None:

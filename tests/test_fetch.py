@@ -205,6 +205,29 @@ async def test_a_part_without_a_size_belongs_to_the_size_that_is_known(proxy: In
     assert await fetched(proxy, digest) == DATA
 
 
+async def test_parts_that_are_smaller_than_asked_for_are_put_together(proxy: Inside, digest: str) -> None:
+    for first, last in ((5000, 5999), (6000, 69_999)):
+        headers = {"Content-Range": f"bytes {first}-{last}/{len(DATA)}"}
+        proxy.fake.fault(
+            lambda request, wanted=first: request.range == f"bytes={wanted}-",  # type: ignore[misc]
+            Fault(status=206, headers=headers, body=DATA[first : last + 1]),
+        )
+
+    assert await fetched(proxy, digest, 5000) == DATA[5000:]
+    assert ranges(proxy) == ["bytes=5000-", "bytes=6000-", "bytes=70000-"]
+
+
+async def test_what_we_have_already_is_skipped_however_it_comes(proxy: Inside, digest: str) -> None:
+    armed = proxy.fake.fault(digest, Fault(ignore_range=True, stall_after=1000))
+    fetch = await opened(proxy, digest, 5000)
+    reading = asyncio.ensure_future(rest(fetch))
+    await reached(armed)
+    await asyncio.sleep(0.02)  # the first piece comes alone
+    armed.release()
+
+    assert await reading == DATA[5000:]
+
+
 async def test_a_part_that_is_longer_than_the_whole_is_cut_to_it(proxy: Inside, digest: str) -> None:
     proxy.fake.fault(digest, Fault(cut_after=5000))
     headers = {"Content-Range": f"bytes 5000-{len(DATA) - 1}/{len(DATA)}"}

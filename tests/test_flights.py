@@ -232,6 +232,15 @@ async def test_late_readers_of_a_blob_that_was_evicted_meanwhile(proxy: Inside, 
     assert await rest(blob) == DATA
 
 
+async def test_a_reader_knows_when_all_is_here(proxy: Inside, digest: str) -> None:
+    blob = join(proxy, digest)
+    await blob.opened()
+
+    assert await rest(blob) == DATA
+    assert blob.landed
+    blob.close()
+
+
 async def test_two_blobs_are_two_flights(proxy: Inside, digest: str) -> None:
     other = proxy.fake.add_blob(DATA[::-1])
     held = proxy.fake.fault(digest, Fault(stall_after=10))

@@ -164,15 +164,51 @@ async def test_a_deletion_that_the_store_could_not_note_still_counts(proxy: Insi
 # -- neighbours
 
 
-async def test_the_realm_and_the_redirects_of_a_trusted_registry_are_learnt(proxy: Inside) -> None:
-    proxy.fake.manners.challenge = 'Bearer realm="https://auth.test:8443/token"'
+CHALLENGE = ("WWW-Authenticate", 'Bearer realm="https://auth.test:8443/token"')
+REDIRECT = ("Location", "https://storage.test:9000/up")
+
+
+def named(proxy: Inside) -> set[str]:
+    ends = (("auth.test", 8443), ("storage.test", 9000))
+    return {host for host, port in ends if proxy.neighbours.named(host, port)}
+
+
+async def test_the_realm_of_a_trusted_registry_is_learnt_from_an_answer(proxy: Inside) -> None:
+    proxy.fake.manners.challenge = CHALLENGE[1]
     proxy.fake.manners.accepts = only(ALICE)
     await proxy.get(BLOB)
-    redirected = proxy.request("/v2/team/app/blobs/uploads/", "POST")
-    await proxy.pulls.observe(redirected, 307, Headers((("Location", "https://storage.test:9000/up"),)))
 
-    assert proxy.neighbours.named("auth.test", 8443)
-    assert proxy.neighbours.named("storage.test", 9000)
+    assert named(proxy) == {"auth.test"}
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "names"),
+    [
+        ("GET", 401, {"auth.test"}),
+        ("HEAD", 307, {"storage.test"}),
+        ("GET", 200, set()),
+        ("GET", 403, set()),
+        ("POST", 202, set()),
+        ("POST", 307, set()),
+    ],
+)
+async def test_what_passes_names_them_too(proxy: Inside, method: str, status: int, names: set[str]) -> None:
+    request = proxy.request("/v2/team/app/tags/list", method)
+    await proxy.pulls.observe(request, status, Headers((CHALLENGE, REDIRECT)))
+
+    assert named(proxy) == names
+
+
+@pytest.mark.parametrize(
+    "field", ["Host", "Forwarded", "X-Forwarded-Host", "X-Forwarded-Port", "X-Original-URL", "X-Rewrite-URL"]
+)
+async def test_a_client_has_no_say_in_what_is_named(proxy: Inside, field: str) -> None:
+    """Registries build addresses from such fields."""
+    request = proxy.request("/v2/", **{field: "storage.test:9000"})
+    await proxy.pulls.observe(request, 307, Headers((REDIRECT,)))
+    await proxy.pulls.observe(request, 401, Headers((CHALLENGE,)))
+
+    assert named(proxy) == set()
 
 
 async def test_others_name_nobody(proxy: Inside) -> None:
@@ -184,11 +220,10 @@ async def test_others_name_nobody(proxy: Inside) -> None:
         neighbours=proxy.neighbours,
         trusted=lambda registry: False,
     )
-    await pulls.observe(proxy.request("/v2/"), 401, Headers((("Location", "https://storage.test:9000/"),)))
-    answer = await pulls.answer(replace(proxy.request("/v2/team/app/manifests/none")))
+    await pulls.observe(proxy.request("/v2/"), 401, Headers((CHALLENGE,)))
+    await pulls.observe(proxy.request("/v2/"), 307, Headers((REDIRECT,)))
 
-    assert isinstance(answer, Answer)
-    assert not proxy.neighbours.named("storage.test", 9000)
+    assert named(proxy) == set()
 
 
 async def test_the_same_name_over_plain_http_and_over_tls_is_another_registry(proxy: Inside) -> None:

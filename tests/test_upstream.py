@@ -784,6 +784,16 @@ async def test_plain_http_is_handed_to_the_parent(names: NameMap, make: Make) ->
     assert forward.journal.requests()[0].headers["proxy-authorization"] == CREDENTIALS
 
 
+async def test_where_a_redirect_leads_is_the_parents_business(
+    serve: Serve, parent: ParentProxy, make: Make, pki: Pki
+) -> None:
+    server, cdn = (serve(name, pki.identity(name)) for name in ("registry.test", "cdn.test"))
+    server.redirects("/", 307, f"{cdn.url}/")
+    upstream = make(environ={"https_proxy": parent.proxy_url})
+    assert await fetch(upstream, f"{server.url}/", follow=True) == b"hello"
+    assert [request.target for request in parent.journal.requests()] == [server.host, cdn.host]
+
+
 async def test_a_parent_that_is_down_is_named(parent: ParentProxy, make: Make) -> None:
     upstream = make(environ={"https_proxy": with_credentials(parent)})
     parent.stop()

@@ -16,7 +16,7 @@ from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.core.digest import Digest
 from pullthrough.core.headers import Headers
 from pullthrough.core.policy import Facts, Step, plan
-from pullthrough.fetch import Refused, Source, Unsuitable, objection, refusal, whole_size
+from pullthrough.fetch import NOT_YOU, Refused, Source, Unsuitable, objection, refusal, whole_size
 from pullthrough.flights import Flight, Flights, NotTheBlob
 from pullthrough.joins import Joins
 from pullthrough.links import Links
@@ -109,23 +109,29 @@ class Blobs:
     async def _facts(self, source: Source, digest: Digest, *, checked: bool) -> tuple[Facts, Flight | None]:
         """What is known; `checked` if the upstream answered this very question just now."""
         linked = checked or await self._links.find(source.repository, digest) is not None
-        stored, flight = await self._held(digest)
-        if flight is not None:
+        stored = await self._is_stored(digest)
+        flight = self._flights.find(digest)
+        if flight is not None and self._opened_by(flight, source):
             # What the upstream answers to the one who opened the flight, it answers to the same one now.
-            linked |= _same(flight.opener, source) and not self._access.overtaken(
-                source.repository, digest, flight.asked
-            )
+            linked = True
+            if flight.landed:
+                self._access.grant(source.principal, source.repository, flight.asked)
         granted = checked or self._access.granted(source.principal, source.repository)
-        return Facts(granted=granted, linked=linked, held=stored or flight is not None), flight
+        facts = Facts(granted=granted, linked=linked, held=stored or flight is not None)
+        return facts, None if stored else flight
 
-    async def _held(self, digest: Digest) -> tuple[bool, Flight | None]:
-        """Is it stored, else on its way? A flight that lands while the index is asked must not be missed."""
+    def _opened_by(self, flight: Flight, source: Source) -> bool:
+        current = not self._access.overtaken(source.repository, flight.digest, flight.asked)
+        return current and _same(flight.opener, source)
+
+    async def _is_stored(self, digest: Digest) -> bool:
+        """Is it? A flight that lands while the index is asked must not be missed."""
         while True:
             ended = self._flights.ended
             if await self._store.has(digest):
-                return True, None
+                return True
             if ended == self._flights.ended:
-                return False, self._flights.find(digest)
+                return False
 
     async def _head(self, request: Request, source: Source, digest: Digest) -> Answer | Pass:
         """From the store, else from what the upstream says at the end of its redirects.
@@ -141,10 +147,10 @@ class Blobs:
                 return Pass(CacheStatus(fwd="miss", fwd_status=word.status))
             if word.held and word.sure:
                 cache = CacheStatus(hit=True, detail="access checked")
+            if not word.sure and (word.held or word.size is None):
+                return Pass(cache)
             if word.size is not None:
                 return self._content(request, _Outline(word.size), digest, cache)
-            if not word.sure:
-                return Pass(cache)
         blob = await self._store.open(digest)
         return Pass(CacheStatus(fwd="miss")) if blob is None else self._content(request, blob, digest, cache)
 
@@ -196,7 +202,7 @@ class Blobs:
                 await self._links.make(source.repository, digest, Link(), asked)
 
     async def _fetch(self, request: Request, source: Source, digest: Digest) -> Answer | Pass | None:
-        """The blob from a flight. None if that was another client's and the upstream refused it: plan anew."""
+        """The blob from a flight. None if that was another client's, and the upstream refused that one: plan anew."""
         asked = self._access.now()
         blob, started = self._flights.join(digest, source, asked, lambda: self._proved(source, digest, asked))
         try:
@@ -217,7 +223,9 @@ class Blobs:
         if not isinstance(failure, Refused):
             return Pass(CacheStatus(fwd="bypass", detail=str(failure)))
         if not _same(opener, source):
-            return None
+            if failure.status in NOT_YOU:
+                return None
+            return Pass(CacheStatus(fwd="miss", detail=f"{failure} to another client"))
         if failure.status in (401, 403):
             self._access.revoke(source.principal, source.repository)
         return relayed(failure)

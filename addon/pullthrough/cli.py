@@ -24,9 +24,10 @@ from pullthrough import __version__
 from pullthrough.ca import Authority, CAError
 from pullthrough.config import CONFIG_VARIABLE, ConfigError, Settings, load
 from pullthrough.options import OPTIONS
+from pullthrough.parent import ParentError
 from pullthrough.trust import TrustError
 
-_ABOUT: Final = """A transparent caching proxy for every OCI container registry.
+_ABOUT: Final = """A caching proxy for container registries.
 
 Clients set HTTPS_PROXY to it and trust its CA; what they pull is then fetched from the registry once.
 """
@@ -200,6 +201,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The `pullthrough` command. Leaves by SystemExit."""
     try:
         app(args=arguments)
-    except (ConfigError, CAError, TrustError) as error:
+    except (ConfigError, CAError, ParentError, TrustError) as error:
         typer.echo(f"pullthrough: {error}", err=True)
         sys.exit(2)

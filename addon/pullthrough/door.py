@@ -21,7 +21,7 @@ from OpenSSL import SSL
 
 from pullthrough.core.registries import Registries, looks_like_registry
 from pullthrough.guard import Guard, is_loopback, is_private_client
-from pullthrough.layers import TUNNEL, Close, Http, Tunnel, TunnelCount, error_response
+from pullthrough.layers import TUNNEL, Close, Connections, Http, Tunnel, TunnelCount, error_response
 from pullthrough.leaves import LeafContexts
 from pullthrough.metrics import Metrics
 from pullthrough.neighbours import Neighbours
@@ -47,7 +47,11 @@ class Door:
         guard: Guard,
         parents: ParentProxies,
         metrics: Metrics,
+        connections: Connections,
+        limit: int,
     ) -> None:
+        self._connections = connections
+        self._limit = limit
         self._registries = registries
         self._neighbours = neighbours
         self._leaves = leaves
@@ -64,6 +68,9 @@ class Door:
         if not is_private_client(client.peername[0]):
             client.error = "pullthrough serves loopback and private networks only"
             self._tell_once("public", client.peername[0], "is a client with a public address: refused")
+        elif len(self._connections) > self._limit:  # each may need three descriptors: itself, an upstream, a blob
+            client.error = "too many connections"
+            self._tell_once("crowd", "a client", f"was refused: more than {self._limit} connections (ulimit -n)")
 
     def client_disconnected(self, client: connection.Client) -> None:
         """The end of a tunnel, if it was one: its only log line."""
@@ -173,18 +180,30 @@ class Door:
             return
         data.server.error = await self._forbidden(data.client, host, port)
 
+    def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
+        """The name may have another address by now than when it was looked at: hang up before a byte goes there."""
+        address, peer = data.server.address, data.server.peername
+        if address is None or peer is None or data.server.via is not None:
+            return
+        if any((proxy.host, proxy.port) == address[:2] for proxy in self._parents):
+            return
+        if self._address_objection(data.client, address[0], peer[0], peer[1]):
+            self._connections.refuse(data.client, data.server)
+
     async def _forbidden(self, client: connection.Client, host: str, port: int) -> str | None:
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
-            return str(error)
-        remote = not is_loopback(client.peername[0])
-        for address in (str(info[4][0]) for info in found):
-            if remote and is_loopback(address) and not self._registries.named_by_operator(_canonical(host), port):
-                return f"{host} would be this proxy's own machine"
-            if objection := self._guard.objection(address, port):
-                return objection
-        return None
+            return f"{host} cannot be resolved: {error.strerror or error}"
+        addresses = (str(info[4][0]) for info in found)
+        objections = (self._address_objection(client, host, address, port) for address in addresses)
+        return next((objection for objection in objections if objection), None)
+
+    def _address_objection(self, client: connection.Client, host: str, address: str, port: int) -> str | None:
+        named = self._registries.named_by_operator(_canonical(host), port)
+        if is_loopback(address) and not is_loopback(client.peername[0]) and not named:
+            return f"{host} would be this proxy's own machine"
+        return self._guard.objection(address, port)
 
     def _tell_once(self, about: str, whom: str, text: str) -> None:
         """Log `text` unless it was said of `whom` before. Beyond a bound nothing is told: strangers choose `whom`."""

@@ -41,7 +41,7 @@ _NOT_REPEATED: Final = (
 )
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 #: Refusals that may be meant for one client only: another may have a better token, or another repository.
-_NOT_YOU: Final = (401, 403, 404)
+NOT_YOU: Final = (401, 403, 404)
 #: What no registry calls a blob, but what a login page behind a redirect is.
 _PAGES: Final = ("text/html", "application/xhtml+xml")
 
@@ -212,7 +212,7 @@ class Fetch:
                 return await self._ask(source, ranged=self.offset > 0)
             except Refused as error:
                 refused = error
-                if error.status not in _NOT_YOU:
+                if error.status not in NOT_YOU:
                     break
         raise refused
 

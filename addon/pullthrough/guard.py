@@ -27,7 +27,22 @@ _METADATA: Final = frozenset(
     )
 )
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-_CARRIER_GRADE_NAT: Final = ipaddress.ip_network("100.64.0.0/10")
+_BROADCAST: Final = ipaddress.ip_address("255.255.255.255")
+#: Where clients may be. Spelled out: what `is_private` means differs between versions of Python.
+_CLIENTS: Final = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "127.0.0.0/8",
+        "::1/128",
+        "10.0.0.0/8",  # RFC 1918
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",  # RFC 6598, carrier-grade NAT; some clouds and VPNs use it inside
+        "169.254.0.0/16",  # link-local
+        "fe80::/10",
+        "fc00::/7",  # RFC 4193, unique local
+    )
+)
 
 
 class ForbiddenAddressError(OSError):
@@ -35,29 +50,27 @@ class ForbiddenAddressError(OSError):
 
 
 def literal(host: str) -> IPAddress | None:
-    """The address that `host` spells, brackets and zone aside, or None for a name."""
+    """The address that `host` spells, brackets and zone aside, or None for a name. `::ffff:10.0.0.1` is 10.0.0.1."""
     try:
-        return unwrapped(ipaddress.ip_address(host.strip("[]").partition("%")[0]))
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         return None
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
 
 
-def unwrapped(address: IPAddress) -> IPAddress:
-    """The IPv4 address inside an IPv6 one that carries it (mapped, NAT64), else the same."""
+def _reached(address: IPAddress) -> IPAddress:
+    """The IPv4 address to which a translator or a tunnel would carry it (NAT64, 6to4), else the same."""
     if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return address.ipv4_mapped
         if address in _NAT64:
             return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+        return address.sixtofour or address
     return address
 
 
 def is_private_client(host: str) -> bool:
     """Is this peer on loopback or a private network? Others are refused: an open proxy is found within hours."""
     address = literal(host)
-    if address is None:
-        return False
-    return address.is_loopback or address.is_private or address.is_link_local or address in _CARRIER_GRADE_NAT
+    return address is not None and any(address in network for network in _CLIENTS)
 
 
 def is_loopback(host: str) -> bool:
@@ -81,9 +94,10 @@ class Guard:
         address = literal(host)
         if address is None:
             return None
+        address = _reached(address)
         if address in _METADATA or address.is_link_local:
             return f"{host} is a link-local or cloud metadata address: pullthrough never connects there"
-        if address.is_multicast or address.is_unspecified:
+        if address.is_multicast or address.is_unspecified or address == _BROADCAST:
             return f"{host} is not the address of a server"
         if self.is_ourselves(host, port):
             return f"{host}:{port} is this proxy itself: a request to it would go round for ever"

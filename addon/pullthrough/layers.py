@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from mitmproxy import http
-from mitmproxy.connection import Client, ConnectionState
+from mitmproxy.connection import Client, Connection, ConnectionState
 from mitmproxy.net.http import status_codes
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStream, SendHttp
@@ -48,6 +49,10 @@ TUNNEL: Final = "pullthrough.tunnel"
 
 #: A request head that is longer is refused (RFC 9110 section 5.4 leaves the limit to us; mitmproxy has none).
 _MAX_REQUEST_HEAD: Final = 64 << 10
+#: A Host field that may be repeated in an error.
+_AUTHORITY: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
+#: Requests that have no body in any protocol of registries. One that came nevertheless would wait in memory.
+_BODYLESS_METHODS: Final = ("GET", "HEAD")
 
 
 @dataclasses.dataclass
@@ -140,7 +145,18 @@ class Stream(HttpStream):
 
 
 class Server(Http1Server):
-    """HTTP/1.1 towards the client, with OCI error bodies and a bound on request heads."""
+    """HTTP/1.1 towards the client, with OCI error bodies and a bound on all that is not a body."""
+
+    _unread = 0
+
+    def _handle_event(self, event: events.Event) -> Commands[None]:
+        """Bound what a client can make us remember: everything that is no body which somebody reads."""
+        yield from super()._handle_event(event)
+        if isinstance(event, events.DataReceived) and self.state != self.passthrough:
+            if self.request is not None and self.request.method in _BODYLESS_METHODS:
+                self._unread += len(event.data)
+            if max(len(self.buf), self._unread) > _MAX_REQUEST_HEAD:
+                yield commands.CloseConnection(self.conn)
 
     def send(self, event: HttpEvent) -> Commands[None]:
         """Mitmproxy answers with a page of HTML where it has no response; a registry client wants JSON."""
@@ -151,7 +167,9 @@ class Server(Http1Server):
         if self.conn.state & ConnectionState.CAN_WRITE:
             if status is not None:
                 head = self.request is not None and self.request.method == "HEAD"
-                yield commands.SendData(self.conn, error_bytes(status, event.message, head=head))
+                whom = self.request.host_header if self.request is not None else None
+                named = f"{whom}: " if whom and _AUTHORITY.fullmatch(whom) else ""
+                yield commands.SendData(self.conn, error_bytes(status, named + event.message, head=head))
             yield commands.CloseConnection(self.conn)
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands[None]:
@@ -161,6 +179,7 @@ class Server(Http1Server):
             if isinstance(command, commands.SendData):
                 command.data = error_bytes(400, "the request cannot be understood")
 
+        self._unread = 0
         yield from _watched(super().read_headers(event), explain)
         if self.state == self.read_headers and len(self.buf) > _MAX_REQUEST_HEAD:
             yield commands.SendData(self.conn, error_bytes(431, f"the request head exceeds {_MAX_REQUEST_HEAD} bytes"))
@@ -209,12 +228,22 @@ class Connections:
     def __init__(self, handlers: Callable[[], Mapping[Any, ConnectionHandler]]) -> None:
         self._handlers = handlers
 
+    def __len__(self) -> int:
+        return len(self._handlers())
+
     def writer(self, client: Client) -> asyncio.StreamWriter | None:
         """Where bytes for `client` are written; None if it is gone."""
         handler = self._handlers().get(client.id)
         transport = handler.transports.get(client) if handler else None
         writer: asyncio.StreamWriter | None = transport.writer if transport else None  # type: ignore[assignment]
         return writer
+
+    def refuse(self, client: Client, server: Connection) -> None:
+        """End `server`, just connected for `client`, before a byte goes there."""
+        handler = self._handlers().get(client.id)
+        transport = handler.transports.get(server) if handler else None
+        if transport is not None and isinstance(transport.writer, asyncio.StreamWriter):
+            transport.writer.transport.abort()
 
     def hang_up_upstream(self, client: Client) -> None:
         """End what was opened upstream for `client`, be it connected or still on the way."""

@@ -33,8 +33,8 @@ _PARAMETER: Final = r"[\w-]*(?:passw(?:or)?d|passphrase|secret|token|signature|c
 #: Where a name begins: also after a line break that a repr spells out.
 _BEGIN: Final = r"(?:(?<![\w-])|(?<=\\[nr]))"
 #: What a value may follow its name with: in a head, in a query, in JSON and in a repr.
-_JOINED: Final = r"[\"']?\s*[:=]\s*b?[\"']?"
-_JOINED_IN_PAIR: Final = r"[\"']?\s*[:=,]\s*b?[\"']?"
+_JOINED: Final = r"[\"']?\s*[:=]\s*(?:b(?=[\"']))?[\"']?"
+_JOINED_IN_PAIR: Final = r"[\"']?\s*[:=,]\s*(?:b(?=[\"']))?[\"']?"
 #: Applied in this order.
 _SECRETS: Final = tuple(
     (re.compile(pattern, re.IGNORECASE), replacement)
@@ -45,7 +45,7 @@ _SECRETS: Final = tuple(
         # up to the end of the line, real or in a repr
         (rf"{_BEGIN}({_FIELD})({_JOINED_IN_PAIR})(?:(?!\\[rn]|[\"'\r\n]).)+", r"\1\2..."),
         (rf"{_BEGIN}({_PARAMETER})({_JOINED})[^\s\"'&,;<>]+", r"\1\2..."),
-        (r"\b(Basic|Bearer|Negotiate|NTLM)\s+(?!realm=)[A-Za-z0-9._~+/=-]{4,}", r"\1 ..."),
+        (r"\b(Basic|Bearer|Negotiate|NTLM)\s+(?!realm=)[^\s\"'<>]{4,}", r"\1 ..."),
     )
 )
 

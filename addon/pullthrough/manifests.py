@@ -21,7 +21,7 @@ from pullthrough.core.routes import Route
 from pullthrough.fetch import Source
 from pullthrough.joins import Joins
 from pullthrough.links import Links
-from pullthrough.messages import Answer, Pass, Repository, Request
+from pullthrough.messages import Answer, BodyError, Pass, Repository, Request
 from pullthrough.store import Link, Store, StoreError
 from pullthrough.upstream import Reply, Upstream, UpstreamError
 
@@ -149,7 +149,10 @@ class Manifests:
         with contextlib.closing(blob):
             if blob.size > MAX_MANIFEST:
                 return None
-            body = await blob.read_at(0, MAX_MANIFEST)
+            try:
+                body = await blob.read_at(0, MAX_MANIFEST)
+            except BodyError:  # the disk cannot read it, and the store has dropped it: ask the upstream
+                return None
         if digest.matches(body):
             return body
         await self._store.drop(digest)

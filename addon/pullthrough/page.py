@@ -78,7 +78,7 @@ class Page:
         base = html.escape(f"http://{host if _HOST.fullmatch(host) else 'CACHE:3128'}")
         status = html.escape(", ".join([self._health.status, *self._health.reasons.values()]))
         page = _PAGE.format(version=__version__, status=status, base=base, fingerprint=self._fingerprint)
-        return page.encode()
+        return page.encode("utf-8", "backslashreplace")  # a path need not be text
 
     async def _usage(self) -> dict[str, object]:
         usage = blobs = 0

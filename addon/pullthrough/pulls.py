@@ -9,6 +9,7 @@ Fails open, apart from access: whatever goes wrong in here, the request goes to 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -28,6 +29,9 @@ from pullthrough.upstream import UpstreamError
 log = logging.getLogger(__name__)
 
 _READS: Final = ("GET", "HEAD")
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
+#: Fields by which a server is told under which address it was asked.
+_FORWARDED: Final = re.compile(r"forwarded|x-(forwarded|original|rewrite|host|real|proxy|url)\b.*", re.IGNORECASE)
 
 
 class Pulls:
@@ -56,7 +60,7 @@ class Pulls:
         try:
             answer = await self._answer(request, route)
             if isinstance(answer, Answer):
-                self._learn(request, answer.headers)
+                self._learn(request, answer.status, answer.headers)
             return answer
         except StoreError as error:
             return Pass(CacheStatus(fwd="bypass", detail=f"store: {error}"))
@@ -87,15 +91,27 @@ class Pulls:
     async def observe(self, request: Request, status: int, headers: Headers) -> None:
         """The upstream's answer to a request that passed through. Never raises."""
         route = classify(request.method, request.target)
-        self._learn(request, headers)
+        self._learn(request, status, headers)
         try:
             await self._observe(request, route, status)
         except StoreError as error:
             log.warning("cannot take note of %s %s: %s", request.method, route.kind, error)
 
-    def _learn(self, request: Request, headers: Headers) -> None:
-        if self._trusted(request.registry):
-            self._neighbours.learn(f"{request.registry}{request.target}", headers)
+    def _learn(self, request: Request, status: int, headers: Headers) -> None:
+        """Take note of where a registry of the operator's sends clients, if the client had no say in it.
+
+        Registries build such addresses from the Host field and from what a proxy may have added: a client that sets
+        those could name any end-point, and have it opened.
+        """
+        if request.method not in _READS or not self._trusted(request.registry) or not _meant_for(request):
+            return
+        if any(_FORWARDED.fullmatch(name) for name, _ in request.headers):
+            return
+        base = f"{request.registry}{request.target}"
+        if status == 401:
+            self._neighbours.learn(base, headers.only("WWW-Authenticate"))
+        elif status in _REDIRECTS:
+            self._neighbours.learn(base, headers.only("Location"))
 
     async def _observe(self, request: Request, route: Route, status: int) -> None:
         repository = Repository(request.registry, route.repository)

@@ -51,7 +51,8 @@ class Outgoing:
         self._limit = min(self._limit * 2, longest) if fast else _SHORTEST
         if self.body.length is not None and self.sent >= self.body.length:
             return b""
-        self._pull = asyncio.ensure_future(self.body.read(self._limit))
+        left = self._limit if self.body.length is None else self.body.length - self.sent
+        self._pull = asyncio.ensure_future(self.body.read(min(self._limit, left)))
         try:
             chunk = await asyncio.shield(self._pull)
         except asyncio.CancelledError:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -57,6 +58,10 @@ _MITMPROXY: Final = {
     "keep_host_header": True,
     "websocket": False,
 }
+
+
+#: Open files that are not clients': the index in each thread, listeners, fills.
+_OWN_FILES: Final = 256
 
 
 class App:
@@ -120,6 +125,8 @@ class App:
             guard=guard,
             parents=parents,
             metrics=metrics,
+            connections=connections,
+            limit=_most_connections(),
         )
         self.addon = PullthroughAddon(
             registries=registries,
@@ -183,6 +190,16 @@ def _named(registries: Registries, registry: Registry) -> bool:
     return registries.named_by_operator(registry.host, registry.port)
 
 
+def _most_connections() -> int:
+    """How many clients may be connected, by the open files that we may have. Raises the soft limit to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1 << 20 if hard == resource.RLIM_INFINITY else hard
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(16, (soft - _OWN_FILES) // 3)
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -232,6 +249,8 @@ async def _serve(settings: Settings, guard: Guard) -> int:
             log.info("listening on %s; CA fingerprint %s", addresses, app.authority.fingerprint)
             await _first(stop, running)
             await _drain(app, server, settings.shutdown_grace, stop)
+        else:
+            log.error("cannot listen on %s:%s; choose another address or port with --listen", *settings.listen)
     proxy.shutdown()
     await running
     return 0 if addresses else 1

@@ -185,6 +185,22 @@ async def test_a_blob_that_outgrows_the_store_is_given_up(stores: Stores) -> Non
     await fill(store, blob("next", 9000), announced=9000)
 
 
+async def test_a_growth_that_is_refused_changes_no_reservation(stores: Stores) -> None:
+    store, slow = stores(SIZE), blob("slow", 5000)
+    partial = await store.begin(Digest.of(slow))
+    await store.reserve(partial, 5000)
+    with pytest.raises(StoreError):
+        await store.reserve(partial, SIZE + 1)
+    other = await store.begin(Digest.of(blob("other")))
+    await store.reserve(other, 4000)
+    with pytest.raises(StoreError, match="being filled"):
+        await store.reserve(partial, 7000)
+    await store.reserve(other, 5000)
+    for done in (partial, other):
+        await store.end(done, keep=False)
+        done.close()
+
+
 async def test_a_reservation_ends_with_its_fill(stores: Stores) -> None:
     store = stores(SIZE)
     for number in range(5):

@@ -20,6 +20,7 @@ from lab.stores import MIB, Stores, System, blob, content, files, fill, opened
 from pullthrough.core.digest import Digest
 from pullthrough.messages import BodyError
 from pullthrough.store import Store, StoreError
+from pullthrough.store.files import BlobFiles
 
 ONE = blob("one")
 
@@ -420,3 +421,52 @@ async def test_reading_after_closing_is_nobodys_trouble(stores: Stores) -> None:
     with pytest.raises(BodyError, match="closed"):
         await found.read_at(0, 100)
     assert stores.health.status == "ok"
+
+
+async def test_a_partial_that_cannot_be_read_back_is_let_go_of(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, real = stores(), os.pread
+
+    def pread(*args: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(StoreError, match="Input/output error"):
+        await store.begin(Digest.of(ONE))
+    monkeypatch.setattr(os, "pread", real)
+    assert opened(stores.root / "partial") == []
+    await fill(store, ONE)
+    assert stores.health.status == "ok"
+
+
+async def test_a_blob_that_cannot_be_opened_for_lack_of_descriptors_is_not_dropped(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, real = stores(), os.open
+    await fill(store, ONE)
+
+    def no_descriptor(path: str, *args: int) -> int:
+        if "/blobs/" in str(path):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(path, *args)
+
+    monkeypatch.setattr(os, "open", no_descriptor)
+    with pytest.raises(StoreError, match="Too many open files"):
+        await store.open(Digest.of(ONE))
+    monkeypatch.setattr(os, "open", real)
+    assert await content(store, Digest.of(ONE)) == ONE
+
+
+def test_a_file_whose_commit_is_under_way_is_not_tidied_away(tmp_path: Path) -> None:
+    blobs = BlobFiles(tmp_path)
+    partial = blobs.partial(Digest.of(ONE))
+    partial.write(ONE)
+    name = blobs.commit(partial)
+    blobs.remove_unless(lambda name: False, name)
+    assert list(blobs.blobs()) == [name], "its row may still come"
+    partial.unlock()
+    blobs.remove_unless(lambda name: True, name)
+    assert list(blobs.blobs()) == [name], "it has come"
+    blobs.remove_unless(lambda name: False, name)
+    assert list(blobs.blobs()) == []
+    blobs.remove_unless(lambda name: False, name)
+    partial.close()

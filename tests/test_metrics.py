@@ -1,0 +1,75 @@
+"""The numbers for Prometheus, read as Prometheus reads them."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from pullthrough.core.cachestatus import FORWARDED, CacheStatus
+from pullthrough.core.routes import Kind
+from pullthrough.metrics import CONTENT_TYPE, Metrics
+
+type Sample = tuple[str, tuple[tuple[str, str], ...]]
+
+
+def read(metrics: Metrics) -> dict[Sample, float]:
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+def test_requests_and_bytes_are_counted() -> None:
+    metrics = Metrics()
+    metrics.answered(Kind.BLOB, "miss", 100)
+    metrics.answered(Kind.BLOB, "hit", 100)
+    metrics.answered(Kind.BLOB, "hit", 20)
+    metrics.answered(Kind.MANIFEST, "hit", 3)
+    metrics.tunnelled(500)
+    metrics.tunnelled(5)
+    found = read(metrics)
+    assert found["pullthrough_requests_total", (("outcome", "hit"), ("route", "blob"))] == 2
+    assert found["pullthrough_requests_total", (("outcome", "miss"), ("route", "blob"))] == 1
+    assert found["pullthrough_sent_bytes_total", (("outcome", "hit"),)] == 123
+    assert found["pullthrough_tunnelled_bytes_total", ()] == 505
+
+
+def test_the_present_state_is_read_when_it_is_asked_for() -> None:
+    metrics, state = Metrics(), {"degraded": 0.0, "flights": 0.0}
+    metrics.watch(degraded=lambda: state["degraded"], flights=lambda: state["flights"], size=1 << 40)
+    metrics.stored(5 << 30, 12)
+    before = read(metrics)
+    state.update(degraded=1.0, flights=7.0)
+    found = read(metrics)
+    assert (before["pullthrough_degraded", ()], found["pullthrough_degraded", ()]) == (0, 1)
+    assert (before["pullthrough_flights", ()], found["pullthrough_flights", ()]) == (0, 7)
+    assert found["pullthrough_store_bytes", ()] == 5 << 30
+    assert found["pullthrough_store_blobs", ()] == 12
+    assert found["pullthrough_store_size_bytes", ()] == 1 << 40
+
+
+def test_every_word_of_cache_status_is_an_outcome() -> None:
+    metrics = Metrics()
+    words = {CacheStatus(fwd=word).outcome for word in FORWARDED}
+    words |= {CacheStatus().outcome, CacheStatus(hit=True).outcome, CacheStatus(fwd="miss", collapsed=True).outcome}
+    for word in words:
+        metrics.answered(Kind.OTHER, word, 0)
+    assert {dict(labels).get("outcome") for _, labels in read(metrics)} >= words
+
+
+@given(st.lists(st.tuples(st.text(), st.text(), st.integers(0, 2**60)), max_size=30))
+def test_strangers_make_no_labels(answers: list[tuple[str, str, int]]) -> None:
+    metrics = Metrics()
+    for route, outcome, sent in answers:
+        metrics.answered(f"/{route}", f"/{outcome}", sent)
+    labels = {labels for _, labels in read(metrics) if labels}
+    assert labels <= {(("outcome", "other"), ("route", "other")), (("outcome", "other"),)}
+
+
+def test_the_content_type_is_that_of_the_text_format() -> None:
+    assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
+    assert b"# TYPE pullthrough_requests_total counter\n" in Metrics().render()

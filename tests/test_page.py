@@ -1,0 +1,179 @@
+"""What the proxy answers when it is asked itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lab.stores import blob
+from pullthrough import __version__
+from pullthrough.core.digest import Digest
+from pullthrough.health import Health
+from pullthrough.messages import Answer
+from pullthrough.metrics import Metrics
+from pullthrough.page import Page
+from pullthrough.store import Store
+
+CA = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+PATHS = ("/", "/ca.pem", "/healthz", "/readyz", "/metrics")
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health()
+
+
+@pytest.fixture
+async def store(tmp_path: Path, health: Health) -> AsyncIterator[Store]:
+    made = Store(tmp_path / "store", 10_000, health)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+def page(store: Store, health: Health) -> Page:
+    metrics = Metrics()
+    metrics.watch(degraded=lambda: float(health.status != "ok"), flights=lambda: 0.0, size=store.size)
+    return Page(ca_pem=CA, fingerprint="AA:BB", health=health, metrics=metrics, store=store)
+
+
+def text(answer: Answer) -> str:
+    assert isinstance(answer.body, bytes)
+    return answer.body.decode()
+
+
+class Tags(HTMLParser):
+    """Which elements a page has, and what its `pre` says."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.commands = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.names[-1:] == ["pre"]:
+            self.commands += data
+
+
+async def test_the_first_page_says_what_to_do(page: Page) -> None:
+    answer = await page.answer("GET", "/", "cache.test:3128")
+    assert (answer.status, answer.headers.get("content-type")) == (200, "text/html; charset=utf-8")
+    tags = Tags(text(answer))
+    assert "curl -fsS http://cache.test:3128/ca.pem" in tags.commands
+    assert "export HTTPS_PROXY=http://cache.test:3128\n" in tags.commands
+    for said in (__version__, "AA:BB", "ok"):
+        assert said in text(answer)
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "10.0.0.1:80", "[::1]:3128", "[fe80::1]", "my_cache-1.test."])
+async def test_every_kind_of_host_is_taken(page: Page, host: str) -> None:
+    assert f"HTTPS_PROXY=http://{host}\n" in Tags(text(await page.answer("GET", "/", host))).commands
+
+
+@pytest.mark.parametrize(
+    "host", ["", "<script>", '"><img src=x>', "a;rm -rf /", "$(id)", "a b", "a/b", "a\nb", "a:999999", "user@a", "a'b"]
+)
+async def test_nothing_else_gets_into_a_command(page: Page, host: str) -> None:
+    answer = text(await page.answer("GET", "/", host))
+    assert "HTTPS_PROXY=http://CACHE:3128\n" in Tags(answer).commands
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(host=st.text())
+async def test_no_host_makes_an_element(page: Page, host: str) -> None:
+    plain, strange = await page.answer("GET", "/", "a.test"), await page.answer("GET", "/", host)
+    assert Tags(text(strange)).names == Tags(text(plain)).names
+
+
+async def test_a_trouble_is_shown_as_text(page: Page, health: Health) -> None:
+    health.degraded("store", "<b>full</b>")
+    answer = text(await page.answer("GET", "/", "a.test"))
+    assert "degraded" in answer
+    assert "&lt;b&gt;full&lt;/b&gt;" in answer
+
+
+async def test_a_folder_with_a_strange_name_can_be_shown(page: Page, health: Health) -> None:
+    health.degraded("store", "full (in /data/caf\udce9)")
+    for path in PATHS:
+        assert (await page.answer("GET", path, "a.test")).status == 200
+
+
+async def test_the_ca_is_given_as_it_is(page: Page) -> None:
+    answer = await page.answer("GET", "/ca.pem", "a.test")
+    assert (answer.body, answer.headers.get("content-type")) == (CA, "application/x-pem-file")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_health_is_said_with_its_reasons(page: Page, health: Health, path: str) -> None:
+    well = await page.answer("GET", path, "")
+    assert json.loads(text(well)).items() >= {"status": "ok", "reasons": {}}.items()
+    health.degraded("index", "locked")
+    ill = await page.answer("GET", path, "")
+    assert ill.status == 200, "pulls still pass through: whoever balances the load must not take us out"
+    assert json.loads(text(ill)).items() >= {"status": "degraded", "reasons": {"index": "locked"}}.items()
+    health.recovered("index")
+    assert json.loads(text(await page.answer("GET", path, "")))["status"] == "ok"
+
+
+async def test_readiness_tells_what_is_stored(page: Page, store: Store) -> None:
+    await store.put(Digest.of(blob("one")), blob("one"))
+    assert json.loads(text(await page.answer("GET", "/readyz", "")))["store"] == {
+        "bytes": 1000,
+        "blobs": 1,
+        "size": 10_000,
+    }
+    assert "pullthrough_store_bytes 1000.0" in text(await page.answer("GET", "/metrics", ""))
+
+
+async def test_a_store_that_does_not_work_is_no_reason_to_be_silent(tmp_path: Path, page: Page) -> None:
+    (tmp_path / "store").write_bytes(b"")
+    for path in PATHS:
+        assert (await page.answer("GET", path, "")).status == 200
+    ready = json.loads(text(await page.answer("GET", "/readyz", "")))
+    assert (ready["status"], ready["store"]["bytes"]) == ("degraded", 0)
+    assert "pullthrough_degraded 1.0" in text(await page.answer("GET", "/metrics", ""))
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_head_is_answered_like_get(page: Page, path: str) -> None:
+    got, head = await page.answer("GET", path, ""), await page.answer("HEAD", path, "")
+    assert (head.status, head.headers) == (got.status, got.headers)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_query_changes_nothing(page: Page, path: str) -> None:
+    assert (await page.answer("GET", f"{path}?a=b", "")).headers == (await page.answer("GET", path, "")).headers
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/v2/", "", "//", "/ca.pem/", "/healthz/..", "*", "/%2e"])
+async def test_nothing_else_is_here(page: Page, path: str) -> None:
+    answer = await page.answer("GET", path, "")
+    assert answer.status == 404
+    assert json.loads(text(answer))["errors"][0]["message"].startswith("pullthrough: ")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get", "FOO"])
+async def test_only_reading_is_possible(page: Page, method: str) -> None:
+    answer = await page.answer(method, "/", "")
+    assert (answer.status, answer.headers.get("allow")) == (405, "GET, HEAD")
+    assert json.loads(text(answer))["errors"][0]["code"] == "UNSUPPORTED"
+
+
+@pytest.mark.parametrize(("method", "path"), [*(("GET", path) for path in PATHS), ("GET", "/nothing"), ("PUT", "/")])
+async def test_a_browser_may_do_nothing_with_it(page: Page, method: str, path: str) -> None:
+    headers = (await page.answer(method, path, "")).headers
+    assert headers.get("cache-control") == "no-store"
+    assert headers.get("x-content-type-options") == "nosniff"
+    policy = headers.get("content-security-policy") or ""
+    assert policy.startswith("default-src 'none'")
+    assert "script" not in policy
