@@ -235,7 +235,7 @@ async def test_the_same_name_over_plain_http_and_over_tls_is_another_registry(pr
     answer = await proxy.pulls.answer(secure)
 
     assert isinstance(answer, Answer)
-    assert answer.status == 502  # it was asked, and speaks no TLS
+    assert answer.status in (502, 504)  # it was asked, and speaks no TLS
 
 
 async def test_a_manifest_may_be_asked_for_as_a_mirror_does(proxy: Inside) -> None:
