@@ -3,6 +3,8 @@
 import asyncio
 from contextlib import AsyncExitStack
 
+import pytest
+
 from lab.asking import Asking
 from lab.cdn import Cdn
 from lab.gulp import gulp
@@ -15,6 +17,7 @@ from lab.tokens import TokenServer
 MB = 1_000_000
 
 
+@pytest.mark.timeout(600)  # gigabytes on a disk that others use as well
 async def test_a_blob_of_3_gib_cold_and_warm_beside_a_slow_client_stays_below_200_mb(
     registry: Registry, cdn: Cdn, tokens: TokenServer, layout: Layout, proxy_factory: Proxies, repository: str
 ) -> None:
