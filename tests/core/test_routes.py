@@ -5,11 +5,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pullthrough.core.digest import Digest
-from pullthrough.core.routes import MAX_TARGET, Kind, Route, classify
+from pullthrough.core.routes import MAX_TARGET, REALM_PATH, Kind, Route, classify, is_repository
 
 DIGEST = Digest.of(b"layer")
 DIGEST512 = Digest.of(b"layer", "sha512")
 LONGEST = "a" * 255
+REALM = "0123456789abcdef"
 
 
 def manifest(repository: str, reference: str, digest: Digest | None = None) -> Route:
@@ -73,6 +74,13 @@ KNOWN = [
     (f"/v2/a/blobs/{DIGEST}?ns=docker.io", by_digest(Kind.BLOB, "a")),
     ("/v2/a/manifests/latest?ns=registry.test:5000", manifest("a", "latest")),
     ("/v2/a/manifests/latest?", manifest("a", "latest")),
+    # our own
+    (f"/v2/_pullthrough/token/{REALM}", Route(Kind.TOKEN, "GET", reference=REALM)),
+    (f"/v2/_pullthrough/token/{REALM}?", Route(Kind.TOKEN, "GET", reference=REALM)),
+    (
+        f"/v2/_pullthrough/token/{REALM}?service=a%2fb&scope=repository:a:pull&scope=x",
+        Route(Kind.TOKEN, "GET", reference=REALM),
+    ),
 ]
 
 
@@ -100,6 +108,29 @@ OTHER: list[str | bytes] = [
     "/v2/_catalog/",
     "/v2/a/_catalog",
     "/v2/_private/token",
+    # ours is one path to the letter
+    "/v2/_pullthrough",
+    "/v2/_pullthrough/",
+    "/v2/_pullthrough/token",
+    "/v2/_pullthrough/token/",
+    f"/v2/_pullthrough/token/{REALM}/",
+    f"/v2/_pullthrough/token/{REALM}0",
+    f"/v2/_pullthrough/token/{REALM[:-1]}",
+    f"/v2/_pullthrough/token/{REALM.upper()}",
+    f"/v2/_pullthrough/token/{REALM[:-1]}g",
+    f"/v2/_pullthrough/token/{REALM}%0a",
+    f"/v2/_pullthrough/token/{REALM[:-1]}\u0660",
+    f"/v2/_pullthrough/token/x/{REALM}",
+    f"/v2/_pullthrough//token/{REALM}",
+    f"/v2/_pullthrough/token%2f{REALM}",
+    f"/v2/_pullthrough/other/{REALM}",
+    f"/v2/_PULLTHROUGH/token/{REALM}",
+    f"/v2/a/_pullthrough/token/{REALM}",
+    f"/V2/_pullthrough/token/{REALM}",
+    "/v2/_pullthrough/manifests/latest",
+    "/v2/_pullthrough/token/manifests/latest",
+    f"/v2/_pullthrough/blobs/{DIGEST}",
+    "/v2/_pullthrough/token/tags/list",
     # no repository, or one outside the grammar
     "/v2/manifests/latest",
     "/v2/tags/list",
@@ -202,6 +233,8 @@ def test_a_target_over_the_limit_is_other() -> None:
         ("/v2/a/manifests/latest", Kind.MANIFEST),
         (f"/v2/a/blobs/{DIGEST}", Kind.BLOB),
         ("/v2/a/blobs/uploads/1", Kind.UPLOAD),
+        (f"{REALM_PATH}{REALM}", Kind.TOKEN),
+        (f"{REALM_PATH}{REALM}?scope=a", Kind.TOKEN),
         ("/favicon.ico", Kind.OTHER),
     ],
 )
@@ -227,12 +260,28 @@ def test_only_a_manifest_named_by_tag_is_by_tag() -> None:
     assert not classify("GET", "/v2/").by_tag
 
 
+@pytest.mark.parametrize("name", ["a", "library/alpine", "a.b/c_d/e__f/g---h/0", LONGEST])
+def test_names_of_repositories(name: str) -> None:
+    assert is_repository(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/", "a/", "/a", "A", "a b", "a\n", "..", "a/../b", "_pullthrough", LONGEST + "a"]
+)
+def test_what_no_repository_is_called(name: str) -> None:
+    assert not is_repository(name)
+
+
 def check_route(route: Route, method: str) -> None:
     assert route.method == method
     if route.kind in (Kind.PING, Kind.CATALOG, Kind.OTHER):
         assert route == Route(route.kind, method)
+    elif route.kind is Kind.TOKEN:
+        assert route == Route(Kind.TOKEN, method, reference=route.reference)
+        assert len(route.reference) == 16
+        assert set(route.reference) <= set("0123456789abcdef")
     else:
-        assert route.repository
+        assert is_repository(route.repository)
         assert ".." not in route.repository
         assert set(route.repository) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-/")
     if route.digest:
@@ -248,7 +297,25 @@ def test_anything_at_all_gives_a_route(method: str, target: str | bytes) -> None
 PIECES = st.sampled_from(
     [
         *["v2", "a", "library", "manifests", "blobs", "uploads", "tags", "list", "referrers", "_catalog"],
-        *["latest", "", ".", "..", "%2f", "%2e", "%3a", "%", "?", "ns=x", "&", "\x00", "é", "\udc80"],
+        *[
+            "_pullthrough",
+            "token",
+            REALM,
+            "latest",
+            "",
+            ".",
+            "..",
+            "%2f",
+            "%2e",
+            "%3a",
+            "%",
+            "?",
+            "ns=x",
+            "&",
+            "\x00",
+            "é",
+            "\udc80",
+        ],
         *[str(DIGEST), str(DIGEST512), "sha256:short", "sha256%3A" + DIGEST.hex],
     ]
 )

@@ -14,6 +14,11 @@ from pullthrough.core.digest import Digest
 
 MAX_TARGET = 8192
 MAX_REPOSITORY = 255
+#: Paths of ours on the registry's own host. No repository can have this name, because a component starts with a letter
+#: or a digit.
+OWN_PATH = "/v2/_pullthrough/"
+#: Where clients are sent for tokens; the id of the real realm follows.
+REALM_PATH = f"{OWN_PATH}token/"
 
 # OCI distribution spec 1.1, "Pulling manifests". A component's separators never touch its letters, so
 # neither pattern can backtrack more than linearly.
@@ -22,11 +27,12 @@ _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 # Upload sessions are named by the registry, which may use any character of an RFC 3986 path segment.
 _SESSION = re.compile(r"(?!\.{1,2}\Z)[!$&'()*+,;=:@a-zA-Z0-9._~-]+")
+_TOKEN_ID = re.compile(r"[0-9a-f]{16}")
 _NOT_IN_A_TARGET = re.compile(r"[^\x21-\x7e]")
 
 
 class Kind(enum.StrEnum):
-    """The end-points of a registry, by what they handle."""
+    """The end-points of a registry, by what they handle; TOKEN is our own, in front of every registry."""
 
     PING = "ping"
     MANIFEST = "manifest"
@@ -35,6 +41,7 @@ class Kind(enum.StrEnum):
     REFERRERS = "referrers"
     TAGS = "tags"
     CATALOG = "catalog"
+    TOKEN = "token"  # noqa: S105 -- no secret
     OTHER = "other"
 
 
@@ -42,8 +49,8 @@ class Kind(enum.StrEnum):
 class Route:
     """One classified request.
 
-    `reference` is the tag, the digest as text or the upload session, as the end-point has it. `digest` is
-    set exactly when the end-point names content by digest. The method is as sent, known or not: callers
+    `reference` is the tag, the digest as text, the upload session or the id of a realm, as the end-point has it.
+    `digest` is set exactly when the end-point names content by digest. The method is as sent, known or not: callers
     dispatch on (kind, method).
     """
 
@@ -72,12 +79,20 @@ def classify(method: str, target: str | bytes) -> Route:
         return Route(Kind.PING, method)
     if path == "/v2/_catalog":
         return Route(Kind.CATALOG, method)
+    if path.startswith(REALM_PATH):
+        realm = path.removeprefix(REALM_PATH)
+        return Route(Kind.TOKEN, method, reference=realm) if _TOKEN_ID.fullmatch(realm) else other
     if not path.startswith("/v2/"):
         return other
     route = _named(method, path.removeprefix("/v2/").split("/"))
     if route is None or not _query_is_plain(route, query):
         return other
     return route
+
+
+def is_repository(name: str) -> bool:
+    """Whether `name` is one that a repository can have."""
+    return len(name) <= MAX_REPOSITORY and _REPOSITORY.fullmatch(name) is not None
 
 
 def _split(target: str | bytes) -> tuple[str, str]:
@@ -128,9 +143,7 @@ def _by_digest(kind: Kind, method: str, repository: str, reference: str) -> Rout
 
 
 def _route(kind: Kind, method: str, repository: str, reference: str = "", digest: Digest | None = None) -> Route | None:
-    if len(repository) > MAX_REPOSITORY or not _REPOSITORY.fullmatch(repository):
-        return None
-    return Route(kind, method, repository, reference, digest)
+    return Route(kind, method, repository, reference, digest) if is_repository(repository) else None
 
 
 def _query_is_plain(route: Route, query: str) -> bool:
