@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from lab.deadline import eventually
 from lab.names import NameMap, resolver
+from lab.pages import NOTHING, Make, Serve, Web, failure, fetch, making, serving
 from lab.parent import ParentProxy
-from lab.pki import Identity, Pki
-from lab.web import Exchange, WebServer, Wire
+from lab.pki import Pki
+from lab.web import Exchange
 from pullthrough.core.headers import Headers
 from pullthrough.guard import Guard
-from pullthrough.parent import ParentProxies
 from pullthrough.upstream import MAX_REDIRECTS, Timeouts, Upstream, UpstreamError
 
 SIGNED = "/signed/a%2Fb?X-Sig=A+b%2Fc%3D%zz&q=%D7;x=(1)~!*'"
-NOTHING = Headers()
 SECRETS = Headers(
     (
         ("Authorization", "Bearer the-token"),
@@ -35,140 +32,27 @@ SECRETS = Headers(
 )
 
 
-class Web(WebServer):
-    """Answers as the test's functions say, by path; counts connections."""
-
-    def __init__(self, name: str, identity: Identity | None = None) -> None:
-        super().__init__(name, identity, public_port=None)
-        self.pages: dict[str, Callable[[Exchange], None]] = {}
-        self.connections = 0
-        self.go_on = threading.Event()
-
-    def answer(self, exchange: Exchange) -> None:
-        page = self.pages.get(exchange.request.path)
-        if page is None:
-            exchange.reply(200, {}, b"hello")
-        else:
-            page(exchange)
-
-    def release(self) -> None:
-        self.go_on.set()
-
-    def _converse(self, wire: Wire) -> None:
-        self.connections += 1
-        super()._converse(wire)
-
-    def asked(self) -> list[tuple[str, str]]:
-        """(method, target) of every request."""
-        return [(request.method, request.target) for request in self.journal.requests()]
-
-    def says(self, path: str, raw: bytes) -> None:
-        """Answer with exactly these bytes, and hang up."""
-
-        def answer(exchange: Exchange) -> None:
-            exchange.wire.send(raw)
-            exchange.cut()
-
-        self.pages[path] = answer
-
-    def redirects(self, path: str, status: int, location: str, body: bytes = b"") -> None:
-        """Lead from `path` to `location`; with a query, the same path is another page."""
-
-        def answer(exchange: Exchange) -> None:
-            if exchange.request.target == path:
-                exchange.reply(status, {"Location": location}, body)
-            else:
-                exchange.reply(200, {}, b"hello")
-
-        self.pages[path] = answer
-
-    def waits(self, path: str, *, after: bytes = b"") -> None:
-        """Send `after`, then nothing until `go_on`."""
-
-        def answer(exchange: Exchange) -> None:
-            if after:
-                exchange.begin(200, {"Content-Length": "100"})
-                exchange.write(after)
-            self.go_on.wait(10)
-            exchange.cut()
-
-        self.pages[path] = answer
-
-
 @pytest.fixture(autouse=True)
 def lookups(names: NameMap, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names of this test; `forged` maps more of them, to anything."""
     monkeypatch.setattr(socket, "getaddrinfo", resolver(names))
 
 
-type Serve = Callable[..., Web]
-
-
 @pytest.fixture
 def serve(names: NameMap) -> Iterator[Serve]:
-    started: list[Web] = []
-
-    def start(name: str = "registry.test", identity: Identity | None = None) -> Web:
-        server = Web(name, identity)
-        server.start()
-        server.publish(names)
-        started.append(server)
-        return server
-
-    yield start
-    for server in started:
-        server.stop()
-
-
-type Make = Callable[..., Upstream]
+    with serving(names) as start:
+        yield start
 
 
 @pytest.fixture
 async def make(pki: Pki) -> AsyncIterator[Make]:
-    made: list[Upstream] = []
-
-    def build(
-        *,
-        environ: dict[str, str] | None = None,
-        guard: Guard | None = None,
-        timeouts: Timeouts | None = None,
-        tls: ssl.SSLContext | None = None,
-    ) -> Upstream:
-        upstream = Upstream(
-            tls=tls or pki.client_context(),
-            timeouts=timeouts or Timeouts(5.0, 5.0, 5.0),
-            parents=ParentProxies(environ or {}),
-            guard=guard or Guard(),
-            agent="pullthrough/test",
-        )
-        made.append(upstream)
-        return upstream
-
-    yield build
-    for upstream in made:
-        await upstream.aclose()
+    async with making(pki) as build:
+        yield build
 
 
 @pytest.fixture
 async def upstream(make: Make) -> Upstream:
     return make()
-
-
-async def fetch(upstream: Upstream, url: str, headers: Headers = NOTHING, **how: bool) -> bytes:
-    """The body of the answer to a GET."""
-    reply = await upstream.ask("GET", url, headers, **how)
-    with contextlib.closing(reply):
-        return await reply.body(1 << 20) or b""
-
-
-async def failure(upstream: Upstream, url: str, headers: Headers = NOTHING, **how: bool) -> UpstreamError:
-    """The error of a GET, head or body."""
-    with pytest.raises(UpstreamError) as caught:
-        await fetch(upstream, url, headers, **how)
-    text = str(caught.value)
-    assert "?" not in text
-    assert not any(secret in text for secret in ("X-Sig", "the-token", "the-key", "cookie", "pass-word"))
-    return caught.value
 
 
 # -- one request
@@ -264,6 +148,45 @@ async def test_cookies_are_not_kept(serve: Serve, upstream: Upstream) -> None:
     await fetch(upstream, f"{server.url}/")
     await fetch(upstream, f"{server.url}/")
     assert all("cookie" not in request.headers for request in server.journal.requests())
+
+
+async def test_a_body_is_sent_whole_with_its_length(serve: Serve, upstream: Upstream) -> None:
+    server, got = serve(), bytearray()
+
+    def answer(exchange: Exchange) -> None:
+        got.extend(b"".join(exchange.body()))
+        exchange.reply(200, {}, b"{}")
+
+    server.pages["/token"] = answer
+    form = b"grant_type=password&username=alice&password=" + b"x" * 50_000
+    of_the_client = (("Content-Type", "application/x-www-form-urlencoded"), ("Content-Length", "7"))
+    reply = await upstream.ask("POST", f"{server.url}/token", Headers(of_the_client), body=form)
+    assert await reply.body(10) == b"{}"
+    reply.close()
+    (request,) = server.journal.requests()
+    assert bytes(got) == form
+    assert request.headers["content-length"] == str(len(form))
+    assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert "transfer-encoding" not in request.headers
+
+
+async def test_a_post_without_a_body_says_so(serve: Serve, upstream: Upstream) -> None:
+    server = serve()
+    framing = Headers((("Transfer-Encoding", "chunked"), ("Expect", "100-continue")))
+    (await upstream.ask("POST", f"{server.url}/", framing)).close()
+    (request,) = server.journal.requests()
+    assert request.headers["content-length"] == "0"
+    assert not {"transfer-encoding", "expect", "content-type"} & set(request.headers)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_body_follows_no_redirect(serve: Serve, upstream: Upstream, status: int) -> None:
+    server = serve()
+    server.redirects("/token", status, "/there")
+    reply = await upstream.ask("POST", f"{server.url}/token", NOTHING, body=b"password=the-password", follow=True)
+    reply.close()
+    assert reply.status == status
+    assert server.asked() == [("POST", "/token")]
 
 
 # -- connections
@@ -717,6 +640,122 @@ async def test_a_public_upstream_cannot_lead_to_our_loopback(
     error = await failure(upstream, f"{server.url}/", follow=True)
     assert "own loopback" in str(error)
     assert server.asked() == [("GET", "/")]
+
+
+async def test_nor_when_the_name_changes_its_mind_in_between(
+    serve: Serve, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, inside = serve(), serve("cdn.test")
+    server.redirects("/", 307, f"{inside.url}/inside")
+    real = socket.getaddrinfo
+    seen: list[str] = []
+
+    def lookup(host: str, port: int, *args: object, **options: object) -> list[object]:
+        seen.append(host)
+        if host == "cdn.test" and seen.count(host) == 1:  # when the redirect is judged, but not when it is followed
+            return address("192.0.2.1")
+        return list(real(host, port, *args, **options))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    error = await failure(upstream, f"{server.url}/", follow=True)
+    assert "own loopback" in str(error)
+    assert (seen.count("cdn.test"), inside.connections) == (2, 0)
+
+
+async def test_nor_through_a_connection_that_is_open_already(
+    serve: Serve, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, inside = serve(), serve("cdn.test")
+    server.redirects("/", 307, f"{inside.url}/inside")
+    await fetch(upstream, f"{inside.url}/")  # by a client that may
+    await fetch(upstream, f"{server.url}/")
+    placed(monkeypatch, {"registry.test": "192.0.2.1"})
+    assert "own loopback" in str(await failure(upstream, f"{server.url}/", follow=True))
+    assert inside.asked() == [("GET", "/")]
+
+
+# -- addresses that somebody else named
+
+
+def address(text: str, port: int = 443) -> list[object]:
+    """The answer of a look-up that finds just this."""
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (text, port))]
+
+
+def placed(monkeypatch: pytest.MonkeyPatch, addresses: dict[str, str]) -> None:
+    """Have these names at these addresses, whatever there is."""
+    real = socket.getaddrinfo
+
+    def lookup(host: str, port: int, *args: object, **options: object) -> list[object]:
+        if host in addresses:
+            return address(addresses[host], port)
+        return list(real(host, port, *args, **options))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+
+
+@pytest.mark.parametrize("private", ["10.0.0.1", "192.168.1.1", "100.64.0.1", "127.0.0.1"])
+async def test_a_public_server_may_not_name_a_private_one(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch, private: str
+) -> None:
+    placed(monkeypatch, {"registry.test": "93.184.215.14", "auth.test": private})
+    error = await failure(upstream, "https://auth.test/jwt/auth?X-Sig=1", named_by="https://registry.test/v2/?X-Sig=1")
+    assert (error.status, error.since) == (502, None)
+    assert "registry.test may not lead to auth.test" in str(error)
+
+
+@pytest.mark.parametrize("spelled", ["10.0.0.1", "127.0.0.1", "127.1", "2130706433", "[::1]", "[::ffff:10.0.0.1]"])
+async def test_nor_its_address(upstream: Upstream, monkeypatch: pytest.MonkeyPatch, spelled: str) -> None:
+    placed(monkeypatch, {"registry.test": "93.184.215.14"})
+    error = await failure(upstream, f"https://{spelled}/jwt/auth", named_by="https://registry.test/v2/")
+    assert "registry.test may not lead to" in str(error)
+
+
+async def test_a_private_server_may_not_name_our_loopback(
+    serve: Serve, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve("auth.test")
+    placed(monkeypatch, {"registry.test": "10.0.0.1"})
+    assert "own loopback" in str(await failure(upstream, f"{server.url}/", named_by="https://registry.test/v2/"))
+    assert server.connections == 0
+
+
+async def test_a_name_that_was_public_when_it_was_judged_must_still_be(
+    serve: Serve, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve("auth.test")
+    real = socket.getaddrinfo
+    seen: list[str] = []
+
+    def lookup(host: str, port: int, *args: object, **options: object) -> list[object]:
+        seen.append(host)
+        if len(seen) == 1:
+            return address("93.184.215.14", port)
+        return list(real(host, port, *args, **options))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    error = await failure(upstream, f"{server.url}/", named_by="https://registry.test/v2/")
+    assert "own loopback" in str(error)
+    assert (seen, server.connections) == (["auth.test", "auth.test"], 0)
+
+
+async def test_who_is_named_by_its_equal_is_asked(serve: Serve, upstream: Upstream) -> None:
+    registry, auth, elsewhere = serve(), serve("auth.test"), serve("cdn.test")
+    auth.redirects("/", 307, f"{elsewhere.url}/")
+    reply = await upstream.ask("GET", f"{auth.url}/", NOTHING, named_by=f"{registry.url}/v2/", follow=True)
+    reply.close()
+    assert (reply.status, elsewhere.asked()) == (200, [("GET", "/")])
+
+
+async def test_a_name_behind_a_parent_proxy_is_the_parents_business(
+    serve: Serve, parent: ParentProxy, make: Make, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve("auth.test", pki.identity("auth.test"))
+    upstream = make(environ={"https_proxy": parent.proxy_url})
+    placed(monkeypatch, {"registry.test": "93.184.215.14"})
+    reply = await upstream.ask("GET", f"{server.url}/", NOTHING, named_by="https://registry.test/v2/")
+    reply.close()
+    assert reply.status == 200
 
 
 # -- a parent proxy

@@ -58,7 +58,7 @@ def literal(host: str) -> IPAddress | None:
     return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
 
 
-def _reached(address: IPAddress) -> IPAddress:
+def reached(address: IPAddress) -> IPAddress:
     """The IPv4 address to which a translator or a tunnel would carry it (NAT64, 6to4), else the same."""
     if isinstance(address, ipaddress.IPv6Address):
         if address in _NAT64:
@@ -94,7 +94,7 @@ class Guard:
         address = literal(host)
         if address is None:
             return None
-        address = _reached(address)
+        address = reached(address)
         if address in _METADATA or address.is_link_local:
             return f"{host} is a link-local or cloud metadata address: pullthrough never connects there"
         if address.is_multicast or address.is_unspecified or address == _BROADCAST:

@@ -1,26 +1,33 @@
 """The one HTTP client with which we ask upstreams.
 
-Responsible for connections, TLS, the parent proxy, time-outs and redirects. Must not know what is asked for:
-it sends a request and hands back the answer. Only this module imports aiohttp.
+Responsible for requests, redirects, the parent proxy and time-outs, and for not asking who only keeps us waiting. Must
+not know what is asked for: it sends a request and hands back the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass
-from typing import Any, Final
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
 
 import aiohttp
 import yarl
 
+from pullthrough.breaker import SLOW, Breaker
 from pullthrough.core.headers import Headers
-from pullthrough.guard import Guard, is_loopback
+from pullthrough.guard import ForbiddenAddressError, Guard
+from pullthrough.lookups import Ground, Lookups
 from pullthrough.parent import ParentProxies, ParentProxy
+from pullthrough.probes import Answers, Probes
+from pullthrough.sessions import Patience, not_below, session
 
 #: Redirects that a request may follow. Registries need one, two behind some CDNs.
 MAX_REDIRECTS: Final = 5
@@ -31,24 +38,28 @@ _DISCARDING: Final = 0.5
 #: keep a tag check waiting for a free connection.
 _CHECKS_PER_HOST: Final = 32
 _BODIES_PER_HOST: Final = 64
-#: A pre-signed Location or a long challenge may be far longer than aiohttp's default of 8 KiB.
-_MAX_FIELD: Final = 64 * 1024
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
+#: A gateway's word that whom we asked does not answer.
+_NO_ANSWER: Final = frozenset((502, 503, 504))
 #: What may not stand in a request target but does in the Location of some registries.
 _UNENCODED: Final = re.compile(rb"[^\x21-\x7e]")
 #: What a foreign origin gets to see of the client's request. Everything else may be a credential.
 _FOREIGN_FIELDS: Final = ("accept", "accept-encoding", "if-range", "range", "user-agent")
+#: How the body is sent is decided here.
+_FRAMING: Final = ("content-length", "expect", "transfer-encoding")
 
 
 class UpstreamError(Exception):
-    """The upstream did not give an answer. `status` is the one to give instead (502, 504); the text says why.
+    """The upstream did not give an answer. `status` is the one to give instead (502, 503, 504); the text says why.
 
-    The text never holds a query string: pre-signed URLs are credentials.
+    `since` is when it began to fail, if it is known to. The text never holds a query string: pre-signed URLs are
+    credentials.
     """
 
-    def __init__(self, reason: str, status: int = 502) -> None:
+    def __init__(self, reason: str, status: int = 502, since: datetime | None = None) -> None:
         super().__init__(reason)
         self.status = status
+        self.since = since
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,126 +124,189 @@ class Reply:
         self._response.release()
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is sent, wherever redirects lead, and who led there. `most`: see `Lookups.footing`."""
+
+    session: aiohttp.ClientSession
+    method: str
+    headers: Headers
+    body: bytes
+    namer: yarl.URL | None
+    most: Ground
+    probe: bool = False
+
+
 class Upstream:
-    """Asks upstreams, for all clients of this process. Make it inside the event loop; `aclose` it."""
+    """Asks upstreams, for all clients of this process. Make it inside the event loop; `aclose` it.
+
+    `offline`: nobody is asked, and no name is looked up. `clock` measures how long upstreams take, `sleep` waits
+    between background tries of those that a breaker keeps from being asked.
+    """
 
     def __init__(
-        self, *, tls: ssl.SSLContext, timeouts: Timeouts, parents: ParentProxies, guard: Guard, agent: str
+        self,
+        *,
+        tls: ssl.SSLContext,
+        timeouts: Timeouts,
+        parents: ParentProxies,
+        guard: Guard,
+        agent: str,
+        breaker: Breaker | None = None,
+        offline: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._timeouts = timeouts
         self._parents = parents
         self._guard = guard
         self._agent = agent
-        self._checks = self._session(tls, _CHECKS_PER_HOST)
-        self._bodies = self._session(tls, _BODIES_PER_HOST)
-
-    def _session(self, tls: ssl.SSLContext, per_host: int) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            ssl=tls,
-            limit=0,
-            limit_per_host=per_host,
-            use_dns_cache=False,  # a registry that moves must be found at once; the system caches look-ups
-            resolver=_GuardedResolver(self._guard),
+        self._offline = offline
+        self._clock = clock
+        self._seconds = timeouts.connect + timeouts.first_byte
+        self._breaker = breaker or Breaker(clock, functools.partial(datetime.now, UTC))
+        self._probes = Probes(self._breaker.opened, sleep)
+        self._answers = Answers(clock)
+        self._lookups = Lookups(guard)
+        made = functools.partial(
+            session, tls=tls, lookups=self._lookups, connect=timeouts.connect, stall=timeouts.stall
         )
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),  # one client's cookie must never reach another's request
-            auto_decompress=False,
-            trust_env=False,  # it would also read ~/.netrc; the parent proxy comes from ParentProxies
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=self._timeouts.connect, sock_read=self._timeouts.stall
-            ),
-            trace_configs=[_unhurried_queue()],
-            skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
-            max_line_size=_MAX_FIELD,
-            max_field_size=_MAX_FIELD,
-        )
+        self._checks = made(per_host=_CHECKS_PER_HOST)
+        self._bodies = made(per_host=_BODIES_PER_HOST)
 
     async def aclose(self) -> None:
         """Close every connection."""
+        await self._probes.aclose()
         await self._checks.close()
         await self._bodies.close()
+        self._lookups.aclose()
 
-    async def ask(self, method: str, url: str, headers: Headers, *, follow: bool = False, bulk: bool = False) -> Reply:
-        """Send one request without a body and return the answer's head.
+    async def ask(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        *,
+        body: bytes = b"",
+        follow: bool = False,
+        bulk: bool = False,
+        named_by: str | None = None,
+    ) -> Reply:
+        """Send one request and return the answer's head. UpstreamError if there is none, at once if a breaker is open.
 
         `follow` follows redirects (RFC 9110 section 15.4) as registries mean them: credentials stay with their origin,
-        never from https to http, at most `MAX_REDIRECTS`. `bulk` is for bodies of any length. UpstreamError if
-        there is no answer.
+        never from https to http, at most `MAX_REDIRECTS`, and never with a `body`. `bulk` is for bodies of any length
+        in the answer. `named_by` is the URL of who named this address: a public server may name public ones only, and
+        nobody our loopback who is not on it (issue 3).
         """
-        session = self._bodies if bulk else self._checks
-        left = self._timeouts.connect + self._timeouts.first_byte
-        at, foreign = _parsed(url), False
+        if self._offline:
+            raise UpstreamError("pullthrough was started with --offline", 503)
+        at, foreign, left = _parsed(url), False, self._seconds
+        namer = None if named_by is None else _parsed(named_by)
+        most = Ground.PRIVATE if namer is None else Ground.PUBLIC
+        question = _Question(self._bodies if bulk else self._checks, method, headers, body, namer, most)
         for _ in range(MAX_REDIRECTS + 1):
-            response, left = await self._send(session, method, at, headers, left)
+            response, patience = await self._send(question, at, left)
+            left = patience.left
             reply = Reply(response, foreign=foreign)
             location = reply.headers.get("location")
-            if not follow or reply.status not in _REDIRECTS or location is None:
+            if not follow or body or reply.status not in _REDIRECTS or location is None:
                 return reply
             await reply.discard()
             target = _target(at, location)
             if _origin(target) != _origin(at):
-                await self._stay_outside(at, target)
-                headers, foreign = headers.only(*_FOREIGN_FIELDS), True
+                question, foreign = replace(question, headers=question.headers.only(*_FOREIGN_FIELDS), namer=at), True
             at = target
         raise UpstreamError(f"{_shown(_parsed(url))} redirected more than {MAX_REDIRECTS} times")
 
-    async def _stay_outside(self, at: yarl.URL, target: yarl.URL) -> None:
-        """Follow nobody onto this machine's own loopback, unless who leads there is on it as well."""
-        if self._parents.towards(target.scheme, target.host or "", target.port or 0) is not None:
-            return
-        with _translated(target):
-            async with asyncio.timeout(self._timeouts.connect):
-                outside = not await _leads_to_loopback(target) or await _leads_to_loopback(at)
-        if not outside:
-            raise UpstreamError(f"{_shown(at)} redirected to this machine's own loopback")
+    async def answers(self, url: str, *, named_by: str | None = None) -> bool:
+        """Does this origin answer, with any status but 429 and those of a server in trouble (5xx)?
 
-    async def _send(
-        self, session: aiohttp.ClientSession, method: str, url: yarl.URL, headers: Headers, left: float
-    ) -> tuple[aiohttp.ClientResponse, float]:
-        """The answer's head, and the seconds that are left of those that there were."""
+        Asked without credentials (HEAD), once for all who want to know, and again only after some seconds.
+        """
+        return await self._answers.ask((url, named_by), lambda: self._is_well(url, named_by))
+
+    async def _is_well(self, url: str, named_by: str | None) -> bool:
+        try:
+            reply = await self.ask("HEAD", url, Headers(), named_by=named_by)
+        except UpstreamError:
+            return False
+        reply.close()
+        return reply.status != 429 and reply.status < 500
+
+    async def _send(self, question: _Question, url: yarl.URL, left: float) -> tuple[aiohttp.ClientResponse, Patience]:
+        """The answer's head, and what is left of the `left` seconds. The breaker hears of it."""
+        origin = _shown(url)
+        if not question.probe and (refusal := self._breaker.refusal(origin)) is not None:
+            self._watch(question, url)
+            raise UpstreamError(refusal, 503, self._breaker.since(origin))
+        patience = Patience(left, self._clock)
+        try:
+            response = await self._exchange(question, url, patience)
+        except UpstreamError as error:
+            if not _is_our_own_refusal(error):
+                self._failed(question, url, str(error), patience.spent)
+                error.since = self._breaker.since(origin)
+            raise
+        if response.status in _NO_ANSWER:
+            self._failed(question, url, f"{origin} answered {response.status}", patience.spent)
+        else:
+            self._breaker.worked(origin)
+        return response, patience
+
+    async def _exchange(self, question: _Question, url: yarl.URL, patience: Patience) -> aiohttp.ClientResponse:
         host, port = url.host or "", url.port or 0
         proxy = self._parents.towards(url.scheme, host, port)
-        fields = _sendable(headers if "user-agent" in headers else headers.adding("User-Agent", self._agent))
+        fields = _sendable(self._fields(question.headers))
         own = {"Proxy-Authorization": proxy.authorization} if proxy and proxy.authorization else {}
         if url.scheme == "http":  # no tunnel: the parent proxy reads the request itself
             fields += own.items()
         with _translated(url, proxy):
             self._guard.check(host, port)  # addresses; names are checked when they are resolved
-            async with asyncio.timeout(left) as deadline:
-                response = await session.request(
-                    method,
-                    url,
-                    headers=fields,
-                    allow_redirects=False,
-                    proxy=proxy.url if proxy else None,
-                    proxy_headers=own or None,
-                    trace_request_ctx=deadline,
-                )
-            return response, _seconds_to(deadline)
+            async with patience.deadline:
+                # Looked up here, for a connection that is open already, and again by the session for a new one.
+                with not_below(Ground.LOOPBACK if proxy else await self._footing(question, url)):
+                    return await question.session.request(
+                        question.method,
+                        url,
+                        data=question.body or None,
+                        headers=fields,
+                        allow_redirects=False,
+                        proxy=proxy.url if proxy else None,
+                        proxy_headers=own or None,
+                        trace_request_ctx=patience,
+                    )
 
+    def _fields(self, headers: Headers) -> Headers:
+        headers = headers.without(*_FRAMING)
+        return headers if "user-agent" in headers else headers.adding("User-Agent", self._agent)
 
-def _unhurried_queue() -> aiohttp.TraceConfig:
-    """Stop the clock while a request waits for one of our connections: that is not the upstream's doing."""
-    stopped: dict[asyncio.Timeout, float] = {}
+    async def _footing(self, question: _Question, url: yarl.URL) -> Ground:
+        if question.namer is None:
+            return Ground.LOOPBACK
+        return await self._lookups.footing(_place(url), _place(question.namer), question.most)
 
-    async def stop(session: aiohttp.ClientSession, context: Any, about: Any) -> None:
-        deadline: asyncio.Timeout = context.trace_request_ctx
-        stopped[deadline] = _seconds_to(deadline)
-        deadline.reschedule(None)
+    # -- upstreams that fail
 
-    async def go_on(session: aiohttp.ClientSession, context: Any, about: Any) -> None:
-        deadline: asyncio.Timeout = context.trace_request_ctx
-        deadline.reschedule(asyncio.get_running_loop().time() + stopped.pop(deadline))
+    def _failed(self, question: _Question, url: yarl.URL, reason: str, seconds: float) -> None:
+        origin = _shown(url)
+        self._breaker.failed(origin, reason, seconds)
+        if self._breaker.opened(origin):
+            self._watch(question, url)
 
-    config = aiohttp.TraceConfig()
-    config.on_connection_queued_start.append(stop)
-    config.on_connection_queued_end.append(go_on)
-    return config
+    def _watch(self, question: _Question, url: yarl.URL) -> None:
+        """Try this origin in the background, by a question that is asked of every registry and needs no credentials."""
+        probe = replace(question, session=self._checks, method="HEAD", headers=Headers(), body=b"", probe=True)
+        self._probes.watch(_shown(url), lambda: self._probe(probe, url.origin().with_path("/v2/")))
 
-
-def _seconds_to(deadline: asyncio.Timeout) -> float:
-    return (deadline.when() or 0.0) - asyncio.get_running_loop().time()
+    async def _probe(self, probe: _Question, url: yarl.URL) -> None:
+        """Close the breaker if there is an answer; a gateway's that there is none must at least have come at once."""
+        try:
+            response, patience = await self._send(probe, url, self._seconds)
+        except UpstreamError:
+            return
+        response.release()
+        if patience.spent < SLOW:
+            self._breaker.close(_shown(url))
 
 
 def _sendable(headers: Headers) -> list[tuple[str, str]]:
@@ -245,30 +319,6 @@ def _is_sendable(text: str) -> bool:
         return not set(text.encode()) & {0, 10, 13}
     except UnicodeEncodeError:
         return False
-
-
-class _GuardedResolver(aiohttp.ThreadedResolver):
-    """Look-ups that leave out what the guard objects to, on whatever event loop."""
-
-    def __init__(self, guard: Guard) -> None:
-        super().__init__()
-        self._guard = guard
-
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[Any]:
-        """As the system says, less the forbidden addresses; ForbiddenAddressError if none is left."""
-        found = await super().resolve(host, port, family)
-        allowed = [entry for entry in found if self._guard.objection(entry["host"], port) is None]
-        if found and not allowed:
-            self._guard.check(found[0]["host"], port)
-        if not allowed:  # aiohttp takes it for granted that there is one
-            raise OSError(f"{host} has no address")
-        return allowed
-
-
-async def _leads_to_loopback(url: yarl.URL) -> bool:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(url.host or "", url.port or 0, type=socket.SOCK_STREAM)
-    return any(is_loopback(str(info[4][0])) for info in found)
 
 
 def _parsed(url: str) -> yarl.URL:
@@ -301,8 +351,20 @@ def _origin(url: yarl.URL) -> tuple[str, str | None, int | None]:
 
 
 def _shown(url: yarl.URL) -> str:
-    """The URL as far as it may stand in a log: no user, no path, no query."""
-    return f"{url.scheme}://{url.host}:{url.port}"
+    """The URL as far as it may stand in a log, and the breaker's name for it: no user, no path, no query."""
+    return f"{url.scheme}://{url.host_subcomponent}:{url.port}"
+
+
+def _place(url: yarl.URL) -> tuple[str, int]:
+    return url.host or "", url.port or 0
+
+
+def _is_our_own_refusal(error: UpstreamError) -> bool:
+    """Did we not want to connect? That says nothing about the upstream."""
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.ClientConnectorError):
+        cause = cause.os_error
+    return isinstance(cause, ForbiddenAddressError)
 
 
 #: Our own words for what happened, the first that fits. The library's quote URLs and heads, signatures included.
@@ -318,6 +380,7 @@ _EXPLANATIONS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (aiohttp.ClientResponseError, "{what} sent no valid HTTP answer"),
     (aiohttp.ClientPayloadError, "{what} cut the body"),
     (aiohttp.ServerDisconnectedError, "{what} hung up without an answer"),
+    (socket.gaierror, "cannot connect to {what}: {reason}"),
     (OSError, "{what}: {reason}"),
     (Exception, "{what}: {kind}"),
 )
