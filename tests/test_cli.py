@@ -16,6 +16,7 @@ from cryptography import x509
 
 from pullthrough import __version__
 from pullthrough.cli import app, main
+from pullthrough.config import load
 from pullthrough.keypair import KEY_NAME
 from pullthrough.options import OPTIONS, Option
 
@@ -66,8 +67,21 @@ def test_flags_of_other_commands_are_settings_too() -> None:
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.name)
 def test_help_tells_flag_value_variable_and_default(capsys: pytest.CaptureFixture[str], option: Option) -> None:
     shown = re.sub(r"\s+", " ", Ran(capsys, "run", "--help").out)
-    assert f"{option.flag} {option.metavar} {option.explained}" in shown
+    assert f"{option.flag} {option.opposite or option.metavar} {option.explained}" in shown
     assert f"[default: {option.default or option.unset}] [env: {option.variable}]" in shown
+
+
+def test_help_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = Ran(capsys, "run", "--help").out
+    assert "…" not in shown
+    assert [option.name for option in OPTIONS.values() if f"{option.variable}]" not in shown] == []
+
+
+def test_help_tells_how_times_and_switches_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Ran(capsys, "run", "--help").out
+    assert "A TIME is 500ms, 10s, 2m, 24h or 7d." in shown
+    assert "is true or false in a variable or the file." in shown
 
 
 def test_help_has_examples_a_file_and_the_precedence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,6 +206,65 @@ def test_a_bad_setting_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFix
     assert ran.out == ""
     assert ran.err.count("\n") == 1
     assert ran.err.startswith("pullthrough: flag --size: 'lots' is not a size")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--max-stale", "11y"], "flag --max-stale: '11y' is not a duration in ms, s, m, h or d; for example 7d"),
+        (["--grant-ttl", "0"], "flag --grant-ttl: '0' is not between 1s and 10m; for example 60s"),
+        (
+            ["--rate-limit-floor", "-1"],
+            "flag --rate-limit-floor: '-1' is not a whole number from 0 to 999999999; for example 1",
+        ),
+    ],
+)
+def test_bad_limits_are_explained(capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str) -> None:
+    ran = Ran(capsys, "run", *arguments)
+    assert (ran.code, ran.out, ran.err) == (2, "", f"pullthrough: {sentence}\n")
+
+
+def test_a_bad_switch_in_a_variable_is_explained(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PULLTHROUGH_OFFLINE", "perhaps")
+    ran = Ran(capsys, "run")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert ran.err.startswith("pullthrough: environment PULLTHROUGH_OFFLINE: 'perhaps' is not true or false,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--offline=true"], "Option '--offline' does not take a value"),
+        (["--no-auth-broker=1"], "Option '--no-auth-broker' does not take a value"),
+        (["--offline", "true"], "unexpected extra argument"),
+    ],
+)
+def test_the_flag_of_a_switch_takes_no_value(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    ran = Ran(capsys, "run", *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert sentence in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "expected"),
+    [
+        ([], "", (True, False)),
+        (["--offline"], "", (True, True)),
+        (["--no-auth-broker", "--offline"], "", (False, True)),
+        (["--auth-broker", "--no-offline"], "true", (True, False)),
+        ([], "true", (True, True)),
+        (["--offline", "--no-offline"], "", (True, False)),
+    ],
+)
+def test_switches_are_flags_without_a_value(arguments: list[str], variable: str, expected: tuple[bool, bool]) -> None:
+    typed = commands()["run"].make_context("run", arguments).params
+    flags_given = {name: typed[name] for name in OPTIONS}
+    settings = load(flags_given, {"HOME": "/home/someone", "PULLTHROUGH_OFFLINE": variable})
+    assert (settings.auth_broker, settings.offline) == expected
 
 
 def test_variables_and_the_file_are_read(

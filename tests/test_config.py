@@ -33,6 +33,12 @@ def samples(tmp_path: Path, file: Path) -> dict[str, str]:
         "upstream_ca": str(tmp_path / "corp.pem"),
         "ca_cert": str(tmp_path / "corp.pem"),
         "ca_key": str(tmp_path / "corp.pem"),
+        "auth_broker": "false",
+        "grant_ttl": "5m",
+        "max_stale": "0",
+        "offline_grace": "30d",
+        "offline": "yes",
+        "rate_limit_floor": "10",
         "log_format": "json",
         "log_level": "debug",
         "connect_timeout": "1s",
@@ -65,6 +71,12 @@ def test_the_defaults() -> None:
         upstream_ca=None,
         ca_cert=None,
         ca_key=None,
+        auth_broker=True,
+        grant_ttl=60.0,
+        max_stale=7 * 86400.0,
+        offline_grace=86400.0,
+        offline=False,
+        rate_limit_floor=1,
         log_format="text",
         log_level="info",
         connect_timeout=10.0,
@@ -114,6 +126,33 @@ def test_a_file_may_use_toml_numbers_and_lists(file: Path) -> None:
     assert settings.listen == ("0.0.0.0", 8080)
     assert settings.connect_timeout == 1.5
     assert settings.registry == ("a.test:443", "b.test:5050")
+
+
+@pytest.mark.parametrize("value", ["true", "'true'", "'On'", "1", "'1'"])
+def test_a_switch_in_a_file_is_a_boolean_or_its_word(file: Path, value: str) -> None:
+    file.write_text(f"offline = {value}\n")
+    assert load({}, HOME, file).offline is True
+
+
+@pytest.mark.parametrize("word", ["true", "TRUE", "1", "yes", " on "])
+def test_a_switch_in_a_variable_is_one_of_a_few_words(word: str) -> None:
+    assert load({}, HOME | {"PULLTHROUGH_OFFLINE": word}).offline is True
+
+
+def test_a_switch_that_is_turned_off_wins_over_what_is_below_it(file: Path) -> None:
+    file.write_text("offline = true\n")
+    assert load({"offline": False}, HOME | {"PULLTHROUGH_OFFLINE": "true"}, file).offline is False
+    assert load({"offline": None}, HOME | {"PULLTHROUGH_OFFLINE": "false"}, file).offline is False
+    assert load({"offline": None}, HOME, file).offline is True
+
+
+def test_a_bad_switch_is_named_with_its_place(file: Path) -> None:
+    fault = "'perhaps' is not true or false, yes or no, on or off, 1 or 0; for example true"
+    assert refusal(environ={"PULLTHROUGH_OFFLINE": "perhaps"}) == f"environment PULLTHROUGH_OFFLINE: {fault}"
+    file.write_text("offline = 'perhaps'\n")
+    assert refusal(file=file) == f"file {file} key offline: {fault}"
+    file.write_text("no_offline = true\n")
+    assert refusal(file=file).endswith("key 'no_offline': there is no such setting, did you mean offline?")
 
 
 @pytest.mark.parametrize("text", ["a.test,b.test", "a.test b.test", " a.test ,\tb.test,", "a.test,b.test:443,A.test"])
@@ -202,8 +241,14 @@ def test_a_bad_value_is_named_with_its_place_and_an_example(file: Path) -> None:
         ("registry", ["https://a.test"], "a.test"),
         ("log_format", "xml", "'xml' is not one of text, json; for example text"),
         ("log_level", "warn", "'warn' is not one of debug, info, warning, error; for example info"),
-        ("connect_timeout", "soon", "'soon' is not a duration in ms, s, m or h; for example 10s"),
+        ("connect_timeout", "soon", "'soon' is not a duration in ms, s, m, h or d; for example 10s"),
         ("stall_timeout", "0s", "'0s' is not between 1ms and 24h; for example 60s"),
+        ("auth_broker", "nope", "'nope' is not true or false, yes or no, on or off, 1 or 0; for example false"),
+        ("offline", "maybe", "'maybe' is not true or false, yes or no, on or off, 1 or 0; for example true"),
+        ("grant_ttl", "0", "'0' is not between 1s and 10m; for example 60s"),
+        ("max_stale", "11y", "'11y' is not a duration in ms, s, m, h or d; for example 7d"),
+        ("offline_grace", "3651d", "'3651d' is not between 0 and 3650d; for example 24h"),
+        ("rate_limit_floor", "-1", "'-1' is not a whole number from 0 to 999999999; for example 1"),
         ("log_format", "te\nxt", "'te\\nxt' is not one of"),
     ],
 )
@@ -215,7 +260,19 @@ def test_bad_values(name: str, value: object, sentence: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "toml", ["size = true", "size = [1]", "size = {a = 1}", "registry = [1979-05-27]", "registry = [['a']]"]
+    "toml",
+    [
+        "size = true",
+        "size = [1]",
+        "size = {a = 1}",
+        "registry = [1979-05-27]",
+        "registry = [['a']]",
+        "registry = [true]",
+        "rate_limit_floor = false",
+        "max_stale = false",
+        "offline = [true]",
+        "offline = {}",
+    ],
 )
 def test_a_value_of_another_kind_is_refused(file: Path, toml: str) -> None:
     file.write_text(toml)

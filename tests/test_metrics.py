@@ -39,17 +39,58 @@ def test_requests_and_bytes_are_counted() -> None:
 
 
 def test_the_present_state_is_read_when_it_is_asked_for() -> None:
-    metrics, state = Metrics(), {"degraded": 0.0, "flights": 0.0}
-    metrics.watch(degraded=lambda: state["degraded"], flights=lambda: state["flights"], size=1 << 40)
+    metrics, state = Metrics(), {"degraded": 0.0, "flights": 0.0, "breakers": 0.0}
+    metrics.watch(
+        degraded=lambda: state["degraded"],
+        flights=lambda: state["flights"],
+        size=1 << 40,
+        breakers=lambda: state["breakers"],
+    )
     metrics.stored(5 << 30, 12)
     before = read(metrics)
-    state.update(degraded=1.0, flights=7.0)
+    state.update(degraded=1.0, flights=7.0, breakers=2.0)
     found = read(metrics)
     assert (before["pullthrough_degraded", ()], found["pullthrough_degraded", ()]) == (0, 1)
     assert (before["pullthrough_flights", ()], found["pullthrough_flights", ()]) == (0, 7)
+    assert (before["pullthrough_breakers_open", ()], found["pullthrough_breakers_open", ()]) == (0, 2)
     assert found["pullthrough_store_bytes", ()] == 5 << 30
     assert found["pullthrough_store_blobs", ()] == 12
     assert found["pullthrough_store_size_bytes", ()] == 1 << 40
+
+
+def test_token_requests_are_counted_by_their_answer() -> None:
+    metrics = Metrics()
+    for answer in ("relayed", "relayed", "cached", "local", "refused", "failed", "stolen", ""):
+        metrics.token(answer)
+    counted = {labels: value for (name, labels), value in read(metrics).items() if "token" in name}
+    assert counted == {
+        (("answer", "relayed"),): 2,
+        (("answer", "cached"),): 1,
+        (("answer", "local"),): 1,
+        (("answer", "refused"),): 1,
+        (("answer", "failed"),): 1,
+        (("answer", "other"),): 2,
+    }
+
+
+def test_what_is_left_of_a_rate_limit_is_what_was_said_last() -> None:
+    metrics = Metrics()
+    metrics.ratelimit("a.test:443", 76)
+    metrics.ratelimit("b.test:443", 5)
+    metrics.ratelimit("a.test:443", 0)
+    found = read(metrics)
+    assert found["pullthrough_ratelimit_remaining", (("registry", "a.test:443"),)] == 0
+    assert found["pullthrough_ratelimit_remaining", (("registry", "b.test:443"),)] == 5
+
+
+def test_only_so_many_registries_have_a_rate_limit() -> None:
+    metrics = Metrics()
+    for number in range(100):
+        metrics.ratelimit(f"r{number}.test:443", number)
+    metrics.ratelimit("r0.test:443", 1000)
+    shown = [dict(labels)["registry"] for name, labels in read(metrics) if name == "pullthrough_ratelimit_remaining"]
+    assert sorted(shown) == sorted(f"r{number}.test:443" for number in range(64))
+    assert read(metrics)["pullthrough_ratelimit_remaining", (("registry", "r0.test:443"),)] == 1000
 
 
 def test_every_word_of_cache_status_is_an_outcome() -> None:

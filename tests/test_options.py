@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pullthrough.options import OPTIONS, Address, Option, parse_address, parse_duration, parse_size
+from pullthrough.options import (
+    OPTIONS,
+    Address,
+    Option,
+    duration,
+    parse_address,
+    parse_count,
+    parse_size,
+    parse_switch,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,16 +97,88 @@ def test_what_is_no_size(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("10s", 10.0), ("500ms", 0.5), ("2m", 120.0), ("1.5", 1.5), ("24h", 86400.0), ("1 S", 1.0)],
+    [
+        ("10s", 10.0),
+        ("500ms", 0.5),
+        ("2m", 120.0),
+        ("1.5", 1.5),
+        ("24h", 86400.0),
+        ("1 S", 1.0),
+        ("1d", 86400.0),
+        ("7D", 604800.0),
+        ("0.5d", 43200.0),
+    ],
 )
 def test_durations(text: str, expected: float) -> None:
-    assert parse_duration(text) == expected
+    assert duration("1ms", "7d")(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "0", "0s", "0.1ms", "-1s", "1d", "25h", "inf", "s", "1e3", "10 s s"])
+@pytest.mark.parametrize("text", ["", "0", "0s", "0.1ms", "-1s", "8d", "169h", "1w", "inf", "s", "1e3", "10 s s", "٣d"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        parse_duration(text)
+        duration("1ms", "7d")(text)
+
+
+@pytest.mark.parametrize("text", ["0", "0s", "0d", "0.0"])
+def test_a_duration_may_be_nothing_where_that_is_allowed(text: str) -> None:
+    assert duration("0", "1h")(text) == 0.0
+    with pytest.raises(ValueError, match=r"is not between 1s and 1h$"):
+        duration("1s", "1h")(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most", "beyond"),
+    [
+        ("grant_ttl", "1s", "10m", ["0", "999ms", "601s"]),
+        ("max_stale", "0", "3650d", ["3651d"]),
+        ("offline_grace", "0", "3650d", ["3651d"]),
+        ("stall_timeout", "1ms", "24h", ["0", "24.1h", "2d"]),
+    ],
+)
+def test_the_bounds_of_a_duration_are_values_and_what_is_beyond_is_told_them(
+    name: str, least: str, most: str, beyond: list[str]
+) -> None:
+    parse = OPTIONS[name].parse
+    assert parse(least) < parse(most)
+    for text in beyond:
+        with pytest.raises(ValueError, match=rf"^'{text}' is not between {least} and {most}$"):
+            parse(text)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("0", 0), ("1", 1), ("007", 7), ("999999999", 999_999_999)])
+def test_counts(text: str, expected: int) -> None:
+    assert parse_count(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "-1", "+1", "1.0", "1e3", "1_000", " 1", "one", "1000000000", "9" * 5000, "٣"])
+def test_what_is_no_count(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a whole number from 0 to 999999999$"):
+        parse_count(text)
+
+
+@pytest.mark.parametrize("words", ["true false", "yes no", "on off", "1 0", "TRUE False"])
+def test_switches(words: str) -> None:
+    on, off = words.split()
+    assert parse_switch(on) is True
+    assert parse_switch(off) is False
+
+
+@pytest.mark.parametrize(
+    "text", ["", "maybe", "t", "2", "-1", "true!", "true false", "01", "none", "\N{FULLWIDTH DIGIT ONE}"]
+)
+def test_what_is_no_switch(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not true or false, yes or no, on or off, 1 or 0$"):
+        parse_switch(text)
+
+
+@pytest.mark.parametrize("option", [each for each in OPTIONS.values() if each.switch], ids=lambda option: option.name)
+def test_a_switch_shows_both_its_flags_and_hints_at_the_value_that_is_not_the_default(option: Option) -> None:
+    assert (option.metavar, option.opposite) == (f"/ {option.opposite}", option.flag.replace("--", "--no-", 1))
+    assert option.parse(option.hint) is not option.initial()
+
+
+def test_what_is_no_switch_has_no_opposite() -> None:
+    assert {option.opposite for option in OPTIONS.values() if not option.switch} == {""}
 
 
 def refusal(option: Option, text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from lab.stores import blob
 from pullthrough import __version__
 from pullthrough.core.digest import Digest
+from pullthrough.core.ratelimit import Budget
 from pullthrough.health import Health
 from pullthrough.messages import Answer
 from pullthrough.metrics import Metrics
@@ -137,6 +139,48 @@ async def test_readiness_tells_what_is_stored(page: Page, store: Store) -> None:
         "size": 10_000,
     }
     assert "pullthrough_store_bytes 1000.0" in text(await page.answer("GET", "/metrics", ""))
+
+
+async def test_readiness_tells_nothing_of_upstreams_while_there_is_nothing_to_tell(page: Page) -> None:
+    ready = json.loads(text(await page.answer("GET", "/readyz", "")))
+    assert (ready["ratelimit"], ready["unreachable"]) == ({}, [])
+
+
+async def test_readiness_tells_of_rate_limits_and_unreachable_upstreams_as_they_are_now(
+    store: Store, health: Health
+) -> None:
+    budgets: dict[str, Budget] = {}
+    silent: dict[str, datetime] = {}
+    page = Page(
+        ca_pem=CA,
+        fingerprint="AA:BB",
+        health=health,
+        metrics=Metrics(),
+        store=store,
+        ratelimit=lambda: budgets,
+        unreachable=lambda: silent,
+    )
+    budgets |= {"hub.test:443": Budget(limit=100, remaining=76), "b.test:5050": Budget(limit=None, remaining=0)}
+    silent["https://a.test:443"] = datetime(2026, 11, 22, 1, 58, 5, 166_000, UTC)
+    silent["https://b.test:443"] = datetime(2026, 11, 22, 1, 58, 5, tzinfo=timezone(timedelta(hours=2)))
+    ready = json.loads(text(await page.answer("GET", "/readyz", "")))
+    assert ready["ratelimit"] == {
+        "hub.test:443": {"remaining": 76, "limit": 100},
+        "b.test:5050": {"remaining": 0, "limit": None},
+    }
+    assert ready["unreachable"] == [
+        {"upstream": "https://a.test:443", "since": "2026-11-22T01:58:05Z"},
+        {"upstream": "https://b.test:443", "since": "2026-11-21T23:58:05Z"},
+    ]
+    assert ready["status"] == "ok", "an upstream that is away is no fault of ours"
+    assert "ratelimit" not in json.loads(text(await page.answer("GET", "/healthz", "")))
+    silent.clear()
+    assert json.loads(text(await page.answer("GET", "/readyz", "")))["unreachable"] == []
+
+
+async def test_readiness_tells_of_a_fault_that_it_finds_itself(tmp_path: Path, page: Page) -> None:
+    (tmp_path / "store").write_bytes(b"")
+    assert json.loads(text(await page.answer("GET", "/readyz", "")))["status"] == "degraded"
 
 
 async def test_a_store_that_does_not_work_is_no_reason_to_be_silent(tmp_path: Path, page: Page) -> None:

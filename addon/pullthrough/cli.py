@@ -50,6 +50,7 @@ _RUN: Final = f"""Serve: cache what passes through, until Ctrl-C or SIGTERM.
 [cyan]registry = {escape('["registry.corp.test:5050"]')}[/cyan]
 
 A flag wins over its environment variable, that over the file, that over the default.
+A TIME is 500ms, 10s, 2m, 24h or 7d. What has no value here is true or false in a variable or the file.
 """
 
 _NEXT: Final = """
@@ -78,12 +79,12 @@ app.add_typer(ca_app, name="ca")
 
 
 def _flag(name: str) -> Any:
-    """The flag of a setting. Its value stays text: `config` reads it, as it reads files and variables."""
+    """The flag of a setting. But for a switch, its value stays text: `config` reads it, as files and variables."""
     option = OPTIONS[name]
     origin = rf"\[default: {option.default or option.unset}] \[env: {option.variable}]"
     return typer.Option(
-        option.flag,
-        metavar=option.metavar,
+        f"{option.flag}/{option.opposite}" if option.switch else option.flag,
+        metavar="" if option.switch else option.metavar,  # typer shows both flags of a switch by itself
         help=f"{escape(option.explained)} [dim]{origin}[/dim]",
         rich_help_panel=option.panel,
         show_default=False,
@@ -117,6 +118,12 @@ def run(
     upstream_ca: Annotated[str | None, _flag("upstream_ca")] = None,
     ca_cert: _CACert = None,
     ca_key: _CAKey = None,
+    auth_broker: Annotated[bool | None, _flag("auth_broker")] = None,
+    grant_ttl: Annotated[str | None, _flag("grant_ttl")] = None,
+    max_stale: Annotated[str | None, _flag("max_stale")] = None,
+    offline_grace: Annotated[str | None, _flag("offline_grace")] = None,
+    offline: Annotated[bool | None, _flag("offline")] = None,
+    rate_limit_floor: Annotated[str | None, _flag("rate_limit_floor")] = None,
     log_format: Annotated[str | None, _flag("log_format")] = None,
     log_level: Annotated[str | None, _flag("log_level")] = None,
     connect_timeout: Annotated[str | None, _flag("connect_timeout")] = None,

@@ -40,6 +40,14 @@ class Settings:
     #: The operator's own CA, both or neither; else there is one in `ca_dir`.
     ca_cert: Path | None
     ca_key: Path | None
+    auth_broker: bool
+    grant_ttl: float
+    #: 0 = never, as with `offline_grace`.
+    max_stale: float
+    offline_grace: float
+    offline: bool
+    #: A number of pulls; with 0 a registry's rate limit is none of our business.
+    rate_limit_floor: int
     log_format: LogFormat
     log_level: LogLevel
     connect_timeout: float
@@ -151,15 +159,17 @@ def _nearest(word: str, known: Collection[str], prefix: str = "") -> str:
 
 def _parsed(option: Option, given: _Given) -> object:
     try:
-        values = [option.parse(text) for text in _texts(given.value, many=option.many)]
+        values = [option.parse(text) for text in _texts(given.value, option)]
     except ValueError as error:
         raise ConfigError(f"{given.source}: {error}; for example {option.hint}") from error
     return tuple(dict.fromkeys(values)) if option.many else values[0]
 
 
-def _texts(value: object, *, many: bool) -> list[str]:
+def _texts(value: object, option: Option) -> list[str]:
     """The text of a value from any place: a file has numbers and lists, a variable commas and spaces."""
-    if not many:
+    if option.switch and isinstance(value, bool):
+        return [str(value)]
+    if not option.many:
         return [_text(value)]
     items = value if isinstance(value, list | tuple) else [value]
     return [word for item in items for word in re.split(r"[,\s]+", _text(item)) if word]

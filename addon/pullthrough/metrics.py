@@ -17,7 +17,10 @@ from pullthrough.core.routes import Kind
 #: Every value that a label can have. Whatever else comes is `other`: no stranger makes us count without end.
 _ROUTES: Final = frozenset(Kind)
 _OUTCOMES: Final = FORWARDED | {"hit", "collapsed", "local"}
+_TOKEN_ANSWERS: Final = frozenset({"relayed", "cached", "local", "refused", "failed"})
 _OTHER: Final = "other"
+#: Registries with a rate limit that are told apart; a `--registry` with a * lets clients name any number.
+_MAX_REGISTRIES: Final = 64
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -41,6 +44,24 @@ class Metrics:
         self._tunnelled = Counter(
             "pullthrough_tunnelled_bytes", "Bytes through tunnels, both directions.", registry=self._registry
         )
+        self._tokens = Counter(
+            "pullthrough_token_requests",
+            "Token requests of clients, by how they were answered.",
+            ("answer",),
+            registry=self._registry,
+        )
+        self._ratelimit = Gauge(
+            "pullthrough_ratelimit_remaining",
+            "Pulls left of a registry's rate limit, as it said last.",
+            ("registry",),
+            registry=self._registry,
+        )
+        self._limited: set[str] = set()
+        self._breakers = Gauge(
+            "pullthrough_breakers_open",
+            "Upstream hosts that are not asked for now, because they failed again and again.",
+            registry=self._registry,
+        )
         self._degraded = Gauge(
             "pullthrough_degraded",
             "1 while some part does not work and pulls may go uncached.",
@@ -51,8 +72,16 @@ class Metrics:
         self._blobs = Gauge("pullthrough_store_blobs", "Blobs on disk.", registry=self._registry)
         self._size = Gauge("pullthrough_store_size_bytes", "Bytes that the store may use.", registry=self._registry)
 
-    def watch(self, *, degraded: Callable[[], float], flights: Callable[[], float], size: int) -> None:
+    def watch(
+        self,
+        *,
+        degraded: Callable[[], float],
+        flights: Callable[[], float],
+        size: int,
+        breakers: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         """Where the present state is to be read when somebody asks."""
+        self._breakers.set_function(breakers)
         self._degraded.set_function(degraded)
         self._flights.set_function(flights)
         self._size.set(size)
@@ -67,6 +96,16 @@ class Metrics:
     def tunnelled(self, transferred: int) -> None:
         """A tunnel ended."""
         self._tunnelled.inc(transferred)
+
+    def token(self, answer: str) -> None:
+        """One token request was answered: relayed, cached, local, refused or failed."""
+        self._tokens.labels(answer if answer in _TOKEN_ANSWERS else _OTHER).inc()
+
+    def ratelimit(self, registry: str, remaining: int) -> None:
+        """What `registry` says is left of its rate limit. Beyond 64 registries, new ones are left out."""
+        if registry in self._limited or len(self._limited) < _MAX_REGISTRIES:
+            self._limited.add(registry)
+            self._ratelimit.labels(registry).set(remaining)
 
     def stored(self, usage: int, blobs: int) -> None:
         """What the store holds."""

@@ -29,9 +29,22 @@ _SIZES: Final[Mapping[str, int]] = {"": 1, "b": 1} | {
     for power, letter in enumerate("kmgtp", start=1)
     for suffix, base in (("b", 1000), ("ib", 1024))
 }
-_DURATIONS: Final[Mapping[str, int | Decimal]] = {"": 1, "ms": Decimal("0.001"), "s": 1, "m": 60, "h": 3600}
+_DURATIONS: Final[Mapping[str, int | Decimal]] = {
+    "": 1,
+    "ms": Decimal("0.001"),
+    "s": 1,
+    "m": 60,
+    "h": 3600,
+    "d": 24 * 3600,
+}
+_COUNT: Final = re.compile(r"[0-9]{1,9}")
+_SWITCH: Final[Mapping[str, bool]] = {"true": True, "yes": True, "on": True, "1": True} | {
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
 _MAX_SIZE: Final = 2**63 - 1  # what the index can count
-_MAX_DURATION: Final = 24 * 3600
 _SHOWN: Final = 60  # characters of a bad value that are repeated to the user
 
 
@@ -50,7 +63,8 @@ class Option:
     """One setting. `parse` raises ValueError with half a sentence that begins with the bad text.
 
     `default` is written as a user would write it, or None if there is no value; `unset` then says what
-    happens without one. `many` values make a tuple.
+    happens without one. `many` values make a tuple. A `switch` is true or false; its flag takes no value,
+    `opposite` turns it off and stands where others have the name of their value.
     """
 
     name: str
@@ -62,10 +76,15 @@ class Option:
     unset: str = ""
     example: str = ""
     many: bool = False
+    switch: bool = False
 
     @property
     def flag(self) -> str:
         return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def opposite(self) -> str:
+        return f"--no-{self.name.replace('_', '-')}" if self.switch else ""
 
     @property
     def variable(self) -> str:
@@ -105,12 +124,21 @@ def parse_size(text: str) -> int:
     return size
 
 
-def parse_duration(text: str) -> float:
-    """Seconds: `10s`, `500ms`, `2m`, `1h` or a plain number of seconds."""
-    seconds = _quantity(text, _DURATIONS, "a duration in ms, s, m or h")
-    if not _DURATIONS["ms"] <= seconds <= _MAX_DURATION:
-        raise ValueError(f"{shown(text)} is not between 1ms and 24h")
-    return float(seconds)
+def duration(shortest: str, longest: str) -> Callable[[str], float]:
+    """A parser of seconds within these bounds: `10s`, `500ms`, `2m`, `1h`, `7d` or a plain number of seconds."""
+    least, most = _seconds(shortest), _seconds(longest)
+
+    def parse(text: str) -> float:
+        seconds = _seconds(text)
+        if not least <= seconds <= most:
+            raise ValueError(f"{shown(text)} is not between {shortest} and {longest}")
+        return float(seconds)
+
+    return parse
+
+
+def _seconds(text: str) -> Decimal:
+    return _quantity(text, _DURATIONS, "a duration in ms, s, m, h or d")
 
 
 def _quantity(text: str, units: Mapping[str, int | Decimal], kind: str) -> Decimal:
@@ -119,6 +147,21 @@ def _quantity(text: str, units: Mapping[str, int | Decimal], kind: str) -> Decim
     if match is None or unit is None:
         raise ValueError(f"{shown(text)} is not {kind}")
     return Decimal(match[1]) * unit
+
+
+def parse_count(text: str) -> int:
+    """A whole number, not below zero."""
+    if not _COUNT.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not a whole number from 0 to 999999999")
+    return int(text)
+
+
+def parse_switch(text: str) -> bool:
+    """`true` or `false`, and the other words that people use for them in variables."""
+    value = _SWITCH.get(text.lower())
+    if value is None:
+        raise ValueError(f"{shown(text)} is not true or false, yes or no, on or off, 1 or 0")
+    return value
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -166,8 +209,12 @@ def shown(text: str) -> str:
 
 _LISTENING: Final = "Listening and storage"
 _CERTIFICATES: Final = "Registries and certificates"
+_ACCESS: Final = "Access"
+_OUTAGES: Final = "Outages and rate limits"
 _LOGGING: Final = "Logging"
 _TIMEOUTS: Final = "Time-outs"
+
+_timeout: Final = duration("1ms", "24h")
 
 _TABLE: Final = (
     Option(
@@ -236,6 +283,73 @@ _TABLE: Final = (
         example="/etc/pullthrough/ca-key.pem",
     ),
     Option(
+        name="auth_broker",
+        parse=parse_switch,
+        metavar="/ --no-auth-broker",
+        panel=_ACCESS,
+        explained=(
+            "Relay clients' token requests, so that accounts are known and a new token of an account is not a new "
+            "client. Off: each token is a client of its own."
+        ),
+        default="true",
+        example="false",
+        switch=True,
+    ),
+    Option(
+        name="grant_ttl",
+        parse=duration("1s", "10m"),
+        metavar="TIME",
+        panel=_ACCESS,
+        explained=(
+            "How long one proof from the registry that a client may pull counts before the client is checked anew; "
+            "1s to 10m."
+        ),
+        default="60s",
+    ),
+    Option(
+        name="max_stale",
+        parse=duration("0", "3650d"),
+        metavar="TIME",
+        panel=_OUTAGES,
+        explained="How long the last seen digest of a tag may stand in while the registry cannot be asked. 0 = never.",
+        default="7d",
+    ),
+    Option(
+        name="offline_grace",
+        parse=duration("0", "3650d"),
+        metavar="TIME",
+        panel=_OUTAGES,
+        explained=(
+            "How long a client that the registry accepted may go on pulling what is cached while the registry cannot "
+            "be asked. 0 = never."
+        ),
+        default="24h",
+    ),
+    Option(
+        name="offline",
+        parse=parse_switch,
+        metavar="/ --no-offline",
+        panel=_OUTAGES,
+        explained=(
+            "Ask no upstream at all, for drills and air gaps: only what is cached is served, within --max-stale and "
+            "--offline-grace."
+        ),
+        default="false",
+        example="true",
+        switch=True,
+    ),
+    Option(
+        name="rate_limit_floor",
+        parse=parse_count,
+        metavar="NUMBER",
+        panel=_OUTAGES,
+        explained=(
+            "When fewer pulls than this are left of a registry's rate limit, tags that moved are answered from the "
+            "cache instead of being fetched. 0 = always fetch."
+        ),
+        default="1",
+    ),
+    Option(
         name="log_format",
         parse=_one_of(*get_args(LogFormat)),
         metavar="text|json",
@@ -253,7 +367,7 @@ _TABLE: Final = (
     ),
     Option(
         name="connect_timeout",
-        parse=parse_duration,
+        parse=_timeout,
         metavar="TIME",
         panel=_TIMEOUTS,
         explained="To connect to a registry, TLS included.",
@@ -261,7 +375,7 @@ _TABLE: Final = (
     ),
     Option(
         name="first_byte_timeout",
-        parse=parse_duration,
+        parse=_timeout,
         metavar="TIME",
         panel=_TIMEOUTS,
         explained="For a registry to begin its answer. With --connect-timeout below 30s: then containerd gives up.",
@@ -269,7 +383,7 @@ _TABLE: Final = (
     ),
     Option(
         name="stall_timeout",
-        parse=parse_duration,
+        parse=_timeout,
         metavar="TIME",
         panel=_TIMEOUTS,
         explained="How long a body that has begun may go without another byte.",
@@ -277,7 +391,7 @@ _TABLE: Final = (
     ),
     Option(
         name="shutdown_grace",
-        parse=parse_duration,
+        parse=_timeout,
         metavar="TIME",
         panel=_TIMEOUTS,
         explained="How long running pulls may go on after Ctrl-C or SIGTERM.",

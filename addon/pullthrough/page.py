@@ -9,12 +9,15 @@ import contextlib
 import html
 import json
 import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from pullthrough import __version__, metrics
 from pullthrough.core import ocierrors
 from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.core.headers import Headers
+from pullthrough.core.ratelimit import Budget
 from pullthrough.health import Health
 from pullthrough.messages import Answer
 from pullthrough.metrics import Metrics
@@ -46,14 +49,30 @@ On Debian and Ubuntu: copy it to <code>/usr/local/share/ca-certificates/pullthro
 
 
 class Page:
-    """Answers GET and HEAD on our own paths."""
+    """Answers GET and HEAD on our own paths.
 
-    def __init__(self, *, ca_pem: bytes, fingerprint: str, health: Health, metrics: Metrics, store: Store) -> None:
+    `ratelimit` has what each registry last said of its rate limit, `unreachable` the upstreams that do not
+    answer, with the time since when.
+    """
+
+    def __init__(
+        self,
+        *,
+        ca_pem: bytes,
+        fingerprint: str,
+        health: Health,
+        metrics: Metrics,
+        store: Store,
+        ratelimit: Callable[[], Mapping[str, Budget]] = dict,
+        unreachable: Callable[[], Mapping[str, datetime]] = dict,
+    ) -> None:
         self._ca_pem = ca_pem
         self._fingerprint = fingerprint
         self._health = health
         self._metrics = metrics
         self._store = store
+        self._ratelimit = ratelimit
+        self._unreachable = unreachable
 
     async def answer(self, method: str, target: str, host: str) -> Answer:
         """The answer to a request made to us. `host` is the Host field, for the links on the page."""
@@ -65,9 +84,10 @@ class Page:
             case "/ca.pem":
                 return _answer("application/x-pem-file", self._ca_pem)
             case "/healthz":
-                return _json({"status": self._health.status, "reasons": self._health.reasons})
+                return _json(self._condition())
             case "/readyz":
-                return _json({"status": self._health.status, "reasons": self._health.reasons, **await self._usage()})
+                usage = await self._usage()  # first: it may be what finds the store broken
+                return _json({**self._condition(), **usage, **self._upstreams()})
             case "/metrics":
                 await self._usage()
                 return _answer(metrics.CONTENT_TYPE, self._metrics.render())
@@ -79,6 +99,16 @@ class Page:
         status = html.escape(", ".join([self._health.status, *self._health.reasons.values()]))
         page = _PAGE.format(version=__version__, status=status, base=base, fingerprint=self._fingerprint)
         return page.encode("utf-8", "backslashreplace")  # a path need not be text
+
+    def _condition(self) -> dict[str, object]:
+        return {"status": self._health.status, "reasons": self._health.reasons}
+
+    def _upstreams(self) -> dict[str, object]:
+        budgets, silent = self._ratelimit(), self._unreachable()
+        return {
+            "ratelimit": {name: {"remaining": left.remaining, "limit": left.limit} for name, left in budgets.items()},
+            "unreachable": [{"upstream": name, "since": _utc(since)} for name, since in silent.items()],
+        }
 
     async def _usage(self) -> dict[str, object]:
         usage = blobs = 0
@@ -104,6 +134,11 @@ def _answer(content_type: str, body: bytes) -> Answer:
 
 def _json(value: object) -> Answer:
     return _answer("application/json", json.dumps(value).encode() + b"\n")
+
+
+def _utc(moment: datetime) -> str:
+    """As in the log: 2026-11-22T01:58:05Z."""
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
 def _error(status: int, code: str, message: str, *more: tuple[str, str]) -> Answer:
