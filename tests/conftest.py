@@ -13,7 +13,9 @@ import pytest
 
 from lab.cdn import Cdn
 from lab.clients import Clients
+from lab.engines import Engines
 from lab.fake_registry import FakeRegistry
+from lab.front import Front
 from lab.hosts import PlainHost
 from lab.images import Layout
 from lab.names import NameMap
@@ -79,6 +81,7 @@ def tokens(session_tokens: TokenServer, names: NameMap) -> Iterator[TokenServer]
     session_tokens.publish(names)
     yield session_tokens
     session_tokens.reset()
+    session_tokens.start_if_stopped()
 
 
 @pytest.fixture
@@ -88,14 +91,26 @@ def cdn(session_cdn: Cdn, names: NameMap) -> Iterator[Cdn]:
     session_cdn.reset()
     yield session_cdn
     session_cdn.reset()
+    session_cdn.start_if_stopped()
 
 
 @pytest.fixture
-def registry(session_registry: Registry, tokens: TokenServer, cdn: Cdn, names: NameMap) -> Registry:
+def registry(session_registry: Registry, tokens: TokenServer, cdn: Cdn, names: NameMap) -> Iterator[Registry]:
     """`registry.test:PORT` as GitLab has it: tokens from auth.test, blobs at cdn.test; an empty journal."""
     session_registry.publish(names)
     session_registry.journal.clear()
-    return session_registry
+    yield session_registry
+    session_registry.start_if_stopped()
+
+
+@pytest.fixture
+def front(registry: Registry, pki: Pki, names: NameMap) -> Iterator[Front]:
+    """`front.test:PORT`: `registry` under another name, that fails and limits on command."""
+    server = Front(pki.identity("front.test"), registry, pki.client_context())
+    server.start()
+    server.publish(names)
+    yield server
+    server.stop()
 
 
 @pytest.fixture
@@ -145,6 +160,14 @@ def parent(names: NameMap) -> Iterator[ParentProxy]:
 def clients(tmp_path: Path) -> Iterator[Clients]:
     """Makes skopeo and podman: `clients.skopeo(proxy.url, proxy.ca_file, public.ca_file)`."""
     made = Clients(tmp_path)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Iterator[Engines]:
+    """Starts dockerd and containerd: `engines.docker(proxy.url, proxy.ca_file, public.ca_file)`."""
+    made = Engines(tmp_path)
     yield made
     made.end()
 

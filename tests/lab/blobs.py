@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from lab.byterange import Part, resolve, whole
-from lab.faults import Armed, Fault, FaultScript
-from lab.journal import Match, Request
-from lab.pki import Identity
-from lab.web import READ_BYTES, Exchange, Headers, WebServer
+from lab.faults import Armed, Fault
+from lab.faulty import FaultyServer
+from lab.journal import Request
+from lab.web import READ_BYTES, Exchange, Headers
 
 type Piece = bytes | memoryview
 
@@ -63,35 +63,8 @@ class BytesSource:
             yield self._data[start : min(start + READ_BYTES, last + 1)]
 
 
-class BlobServer(WebServer):
+class BlobServer(FaultyServer):
     """Sends blobs as a good server does, unless a fault is armed."""
-
-    def __init__(self, name: str, identity: Identity | None, *, public_port: int | None = 443) -> None:
-        super().__init__(name, identity, public_port=public_port)
-        self._script = FaultScript()
-
-    def fault(self, match: Match, fault: Fault, *, times: int | None = 1, method: str | None = "GET") -> Armed:
-        """Commit `fault` on the next `times` matching requests (None: on all); `method` None is any."""
-        return self._script.arm(match, fault, times, method)
-
-    def release(self) -> None:
-        """Disarm every fault and let every held answer go."""
-        self._script.clear()
-
-    def reset(self) -> None:
-        """As new: no faults, an empty journal."""
-        self.release()
-        self.journal.clear()
-
-    def strike(self, exchange: Exchange) -> Armed | None:
-        """The fault for this request, its headers already held back; None if it was the whole answer."""
-        armed = self._script.take(exchange.request)
-        if armed.fault.hold_headers:
-            armed.hold()
-        if armed.fault.status is None:
-            return armed
-        exchange.reply(armed.fault.status, armed.fault.headers, armed.fault.body)
-        return None
 
     def send_blob(self, exchange: Exchange, source: Source, headers: Headers, armed: Armed) -> None:
         """The blob or the part of it that was asked for, with the fault."""

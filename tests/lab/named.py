@@ -1,6 +1,7 @@
 """Runs pullthrough with the lab's names: `python -m lab.named HOSTS.json -- run --listen ...`.
 
-Only this process's `socket.getaddrinfo` is replaced; everything else is the real program.
+Only this process's `socket.getaddrinfo` is replaced; everything else is the real program. The file may be
+replaced while it runs: the next look-up goes by the new one.
 """
 
 import importlib
@@ -8,7 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
-from lab.names import NameMap, resolver
+from lab.names import NameFile, resolver
 
 
 def main(argv: list[str]) -> None:
@@ -16,7 +17,7 @@ def main(argv: list[str]) -> None:
     hosts, separator, *rest = argv
     if separator != "--":
         raise SystemExit("usage: python -m lab.named HOSTS.json -- ARGS...")
-    socket.getaddrinfo = resolver(NameMap.read(Path(hosts)))
+    socket.getaddrinfo = resolver(NameFile(Path(hosts)))
     sys.argv = ["pullthrough", *rest]
     importlib.import_module("pullthrough.cli").main()  # imported after the patch, so nobody keeps the real one
 

@@ -2,7 +2,9 @@
 
 A service may be published on port 443 although it listens on a port above 1024, so an ordinary user
 can play `https://cdn.test/`. The map lives in one process only (see `lab.named`); the machine's
-/etc/hosts is never touched. This module is standard library only: a child process loads it first.
+/etc/hosts is never touched. A child process reads it from a file, and reads it anew when the file has
+changed, so names can go and come back while it runs. This module is standard library only: a child
+process loads it first.
 """
 
 import json
@@ -10,7 +12,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ADDRESSES: Mapping[str, str] = {
     "registry.test": "127.0.0.2",
@@ -21,9 +23,18 @@ ADDRESSES: Mapping[str, str] = {
     "fake.test": "127.0.0.7",
     "storage.test": "127.0.0.8",
     "parent.test": "127.0.0.9",
+    "front.test": "127.0.0.10",
 }
 
 type Resolver = Callable[..., list[Any]]
+
+
+class Names(Protocol):
+    """What a resolver asks."""
+
+    def lookup(self, name: str, port: int) -> tuple[str, int] | None:
+        """The real address, or None for a name that the lab does not know."""
+        ...
 
 
 class NameMap:
@@ -44,15 +55,41 @@ class NameMap:
         address, _, real_port = entry.partition(":")
         return address, int(real_port or port)
 
+    def without(self, *names: str) -> "NameMap":
+        """A map that does not know these names, whatever the port."""
+        return NameMap({key: place for key, place in self._entries.items() if key.partition(":")[0] not in names})
+
     def write(self, path: Path) -> Path:
-        """Write the map as the JSON file that `python -m lab.named` reads."""
-        path.write_text(json.dumps(self._entries, indent=1, sort_keys=True))
-        return path
+        """Write the map as the JSON file that `python -m lab.named` reads, in one step for whoever reads it."""
+        draft = path.with_name(f"{path.name}.new")
+        draft.write_text(json.dumps(self._entries, indent=1, sort_keys=True))
+        return draft.replace(path)
 
     @classmethod
     def read(cls, path: Path) -> "NameMap":
         """The map of a file that `write` made, or any JSON object of name[:port] to address[:port]."""
         return cls(json.loads(path.read_text()))
+
+
+class NameFile:
+    """The map of a file as it is now, for a process that lives longer than one state of it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = (self._version(), NameMap.read(path))  # one value, because look-ups come from many threads
+
+    def lookup(self, name: str, port: int) -> tuple[str, int] | None:
+        """As of `NameMap`, after reading the file again if it was replaced."""
+        version, names = self._read
+        now = self._version()  # taken before reading: a change in between is seen next time
+        if now != version:
+            names = NameMap.read(self._path)
+            self._read = (now, names)
+        return names.lookup(name, port)
+
+    def _version(self) -> tuple[int, int]:
+        stat = self._path.stat()
+        return stat.st_ino, stat.st_mtime_ns
 
 
 @dataclass
@@ -85,12 +122,20 @@ class Endpoint:
         """Its origin, without a slash at the end."""
         return f"{'https' if self.secure else 'http'}://{self.host}"
 
+    def reference(self, repository: str, tag: str) -> str:
+        """What skopeo calls an image here: tag, or digest where it has a colon."""
+        return f"docker://{self.image_name(repository, tag)}"
+
+    def image_name(self, repository: str, tag: str) -> str:
+        """What podman calls an image here."""
+        return f"{self.host}/{repository}{'@' if ':' in tag else ':'}{tag}"
+
     def publish(self, names: NameMap) -> None:
         """Put this service into the map of names."""
         names.publish(self.name, self.public_port, self.address, self.port)
 
 
-def resolver(names: NameMap, real: Resolver = socket.getaddrinfo) -> Resolver:
+def resolver(names: Names, real: Resolver = socket.getaddrinfo) -> Resolver:
     """A `getaddrinfo` that knows the lab's names; an unknown `.test` name does not exist."""
 
     def getaddrinfo(host: Any, port: Any, *args: Any, **kwargs: Any) -> list[Any]:

@@ -10,14 +10,21 @@ from pathlib import Path
 import pytest
 
 STOP_SECONDS = 20.0
+SYSTEM_PATH = "/usr/sbin:/sbin"
 
 
-def need(binary: str) -> str:
-    """The path of a program, or the test is skipped and says which one is missing."""
-    found = shutil.which(binary) or shutil.which(binary, path="/usr/sbin:/sbin")
+def need(binary: str, first: str = "") -> str:
+    """The path of a program, or the test is skipped and says which one is missing. `first` is looked into first."""
+    found = shutil.which(binary, path=first or None) or shutil.which(binary) or shutil.which(binary, path=SYSTEM_PATH)
     if found is None:
         pytest.skip(f"{binary} is not installed")
     return found
+
+
+def need_root(what: str) -> None:
+    """The test is skipped unless it runs as root, which `what` has to."""
+    if os.geteuid() != 0:
+        pytest.skip(f"{what} has to run as root")
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

@@ -53,6 +53,7 @@ class Proxy:
         self.port = 0
         self.flags = [*_usual_flags(upstream_ca, registries), *flags]
         self._names = names
+        self._hosts = folder / "hosts.json"
         self._env = environment(folder, **_variables(sources, system_ca), **_coverage(), **(env or {}))
         self._program: Program | None = None
 
@@ -118,6 +119,14 @@ class Proxy:
         finally:
             connection.close()
 
+    def lose_names(self, *names: str) -> None:
+        """From now on these names do not exist for it, until `regain_names` or the next start."""
+        self._names.without(*names).write(self._hosts)
+
+    def regain_names(self) -> None:
+        """From now on it knows every name that is published."""
+        self._names.write(self._hosts)
+
     def log_text(self) -> str:
         """All that its processes wrote."""
         return (self.folder / "proxy.log").read_text(errors="replace")
@@ -142,9 +151,9 @@ class Proxy:
         return True
 
     def _spawn(self) -> Program:
-        hosts = self._names.write(self.folder / "hosts.json")
+        self._names.write(self._hosts)
         usual = ["--listen", f"127.0.0.1:{self.port}", "--data-dir", str(self.data_dir), *self.flags]
-        command = [sys.executable, "-m", "lab.named", str(hosts), "--", "run", *usual]
+        command = [sys.executable, "-m", "lab.named", str(self._hosts), "--", "run", *usual]
         program = Program(command, self._env, self.folder / "proxy.log")
         program.start()
         return program

@@ -5,12 +5,12 @@ requests carry a User-Agent of their own, so that a journal can leave them out.
 """
 
 import http.client
-import socket
 import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from lab.images import MIB, Blob, Image, Index
+from lab.direct import DirectConnection
+from lab.images import Blob, Image, Index
 from lab.names import Endpoint
 
 USER_AGENT = "lab-seeder"
@@ -24,7 +24,7 @@ class Pusher:
     """One connection to a registry, with one Authorization."""
 
     def __init__(self, registry: Endpoint, context: ssl.SSLContext, authorization: str | None) -> None:
-        self._connection = _Direct(registry, context)
+        self._connection = DirectConnection(registry, context)
         self._headers = {"User-Agent": USER_AGENT, "Accept": "*/*"}
         if authorization:
             self._headers["Authorization"] = authorization
@@ -81,17 +81,3 @@ class Pusher:
         if answer.status != expected:
             raise PushRefused(f"{method} {path}: {answer.status} {text[:500]!r}")
         return answer
-
-
-class _Direct(http.client.HTTPSConnection):
-    """Connects to where the name is served, proves the name all the same."""
-
-    def __init__(self, registry: Endpoint, context: ssl.SSLContext) -> None:
-        super().__init__(registry.name, registry.public_port, context=context, timeout=60, blocksize=MIB)
-        self._place = (registry.address, registry.port)
-        self._tls = context
-
-    def connect(self) -> None:
-        """TLS to the real address."""
-        sock = socket.create_connection(self._place, self.timeout)
-        self.sock = self._tls.wrap_socket(sock, server_hostname=self.host)

@@ -20,7 +20,8 @@ from lab.pki import Pki
 from lab.programs import Program, environment, need
 from lab.push import Pusher
 from lab.registry_log import RegistryLog
-from lab.tokens import ISSUER, SERVICE, TokenServer
+from lab.signer import ISSUER, SERVICE
+from lab.tokens import TokenServer
 
 LISTENING = re.compile(rb"listening on [0-9.]+:(\d+)")
 LINK_ABOVE = 256 * MIB
@@ -61,6 +62,11 @@ class Registry(Endpoint):
         """End the process. It closes what is open without grace."""
         self._program.end_if_running()
 
+    def start_if_stopped(self) -> None:
+        """For the end of a test that may have stopped it."""
+        if self._program.exit_code is not None:
+            self.start()
+
     def seed(self, image: Image | Index, repository: str, tag: str | None) -> None:
         """Have `image` as `repository:tag`; the same tag again moves it."""
         for blob in _all_blobs(image):
@@ -73,14 +79,6 @@ class Registry(Endpoint):
         """Delete a manifest with its tags."""
         with self._pusher(repository) as pusher:
             pusher.delete(repository, digest)
-
-    def reference(self, repository: str, tag: str) -> str:
-        """What skopeo calls an image here: tag, or digest where it has a colon."""
-        return f"docker://{self.image_name(repository, tag)}"
-
-    def image_name(self, repository: str, tag: str) -> str:
-        """What podman calls an image here."""
-        return f"{self.host}/{repository}{'@' if ':' in tag else ':'}{tag}"
 
     def _listening(self, begin: int) -> int:
         if (code := self._program.exit_code) is not None:

@@ -11,7 +11,7 @@ import socketserver
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from io import BufferedReader
 from typing import Any
@@ -150,6 +150,11 @@ class WebServer(Endpoint):
             self._listener.join()
         self._listener = self._thread = None
 
+    def start_if_stopped(self) -> None:
+        """For the end of a test that may have stopped it."""
+        if self._listener is None:
+            self.start()
+
     def release(self) -> None:
         """Let go of every answer that is being held back."""
 
@@ -171,7 +176,7 @@ class WebServer(Endpoint):
         line = wire.reader.readline(MAX_LINE).decode("latin-1").split()
         if len(line) != 3:
             return False
-        headers = {name.lower(): value for name, value in http.client.parse_headers(wire.reader).items()}
+        headers = joined(http.client.parse_headers(wire.reader).items())
         request = Request(line[0], line[1], headers, authorized="authorization" in headers)
         exchange = Exchange(wire, request, line[2])
         self.journal.add(request)
@@ -227,6 +232,15 @@ class _Listener(socketserver.TCPServer):
         """Wait for the threads of the connections."""
         for thread in list(self._open):
             thread.join(STOP_SECONDS)
+
+
+def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Fields by lower-case name; the values of a repeated one are joined (RFC 9110 section 5.3)."""
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        key = name.lower()
+        headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    return headers
 
 
 def _body_of(request: Request, wire: Wire) -> Iterator[bytes]:

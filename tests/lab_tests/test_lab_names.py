@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.names import Endpoint, NameMap, resolver
+from lab.names import Endpoint, NameFile, NameMap, resolver
 from lab.programs import environment
 from lab.proxy import TESTS
 
@@ -47,6 +47,30 @@ def test_an_endpoint_is_called_by_its_port_only_where_that_is_not_the_usual_one(
     assert Endpoint("cdn.test", fixed_port=443, port=40443).url == "https://cdn.test"
     assert Endpoint("registry.test", port=5050).host == "registry.test:5050"
     assert Endpoint("storage.test", secure=False, fixed_port=80).url == "http://storage.test"
+
+
+def test_names_are_lost_with_all_of_their_ports_and_others_stay() -> None:
+    names = NameMap({"registry.test:5000": "127.0.0.2", "registry.test": "127.0.0.2", "cdn.test:443": "127.0.0.5"})
+
+    left = names.without("registry.test")
+
+    assert left.lookup("registry.test", 5000) is None
+    assert left.lookup("cdn.test", 443) == ("127.0.0.5", 443)
+    assert names.lookup("registry.test", 5000) == ("127.0.0.2", 5000)
+
+
+def test_a_file_of_names_is_followed_as_it_changes(tmp_path: Path) -> None:
+    names = NameMap({"cdn.test:443": "127.0.0.5:40443"})
+    path = names.write(tmp_path / "hosts.json")
+    followed = resolver(NameFile(path))
+    assert followed("cdn.test", 443)
+
+    for _ in range(3):
+        names.without("cdn.test").write(path)
+        with pytest.raises(socket.gaierror):
+            followed("cdn.test", 443)
+        names.write(path)
+        assert followed("cdn.test", 443)
 
 
 def test_named_runs_pullthrough_with_the_map_and_its_arguments(tmp_path: Path) -> None:

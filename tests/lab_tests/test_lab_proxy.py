@@ -18,7 +18,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         pages = {"/readyz": "ready", "/ca.pem": "the ca", "/argv": sys.argv, "/env": dict(os.environ)}
         if self.path == "/map":
-            answer = socket.getaddrinfo("registry.test", 5000)[0][4]
+            try:
+                answer = socket.getaddrinfo("registry.test", 5000)[0][4]
+            except socket.gaierror:
+                answer = "gone"
         elif self.path == "/grow":
             answer = len(bytearray(b"x") * (64 << 20))
         else:
@@ -65,6 +68,16 @@ def test_it_is_ready_has_its_ca_and_knows_the_names(proxy: Proxy) -> None:
     assert proxy.get("/readyz") == (200, b"ready")
     assert proxy.ca_file.read_text() == "the ca"
     assert proxy.get("/map")[1] == b'["127.0.0.2", 45000]'
+
+
+def test_it_loses_names_and_regains_them_while_it_runs(proxy: Proxy) -> None:
+    pid = proxy.pid
+
+    proxy.lose_names("registry.test")
+    assert proxy.get("/map")[1] == b"gone"
+    proxy.regain_names()
+    assert proxy.get("/map")[1] == b'["127.0.0.2", 45000]'
+    assert proxy.pid == pid
 
 
 def test_its_flags_say_where_to_listen_and_whom_to_trust(proxy: Proxy, pki: Pki) -> None:
