@@ -9,8 +9,7 @@ import pytest
 
 from lab.fake_registry import MANIFEST, FakeRegistry, basic, digest_of, only
 from lab.faults import Fault
-from lab.inside import Inside, digest_in, inside, plain_registry, reached, until
-from pullthrough.access import GRANT_TTL
+from lab.inside import GRANT_TTL, Inside, digest_in, inside, plain_registry, reached, until
 from pullthrough.core import media
 from pullthrough.core.digest import Digest
 from pullthrough.manifests import MAX_MANIFEST
@@ -109,12 +108,29 @@ async def test_a_head_without_a_digest(proxy: Inside) -> None:
     assert asked(proxy) == ["HEAD", "GET"] * 2
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 429, 500, 501])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 501])
 async def test_a_head_that_is_refused(proxy: Inside, status: int) -> None:
     proxy.fake.manners.head_status = status
 
     assert (await proxy.get(at("v1"))).body == BODY
     assert (await proxy.get(at("v1"), "HEAD")).status == status
+
+
+async def test_a_head_that_fails_is_bridged_once_the_tag_is_known(proxy: Inside) -> None:
+    proxy.fake.manners.head_status = 500
+
+    assert (await proxy.get(at("v1"), "HEAD")).status == 500
+    assert (await proxy.get(at("v1"))).body == BODY
+    assert (await proxy.get(at("v1"), "HEAD")).outcome.startswith("fwd=stale")
+
+
+async def test_a_head_that_is_one_too_many_is_not_followed_by_a_get(proxy: Inside) -> None:
+    proxy.fake.manners.head_status = 429
+    got = await proxy.get(at("v1"))
+
+    assert (got.status, got.headers.get("content-type")) == (429, "application/json")
+    assert b"TOOMANYREQUESTS" in got.body
+    assert asked(proxy) == ["HEAD"]
 
 
 async def test_a_get_without_a_digest_is_named_by_its_body(proxy: Inside) -> None:
@@ -222,7 +238,7 @@ async def test_an_upstream_that_is_gone_is_explained(proxy: Inside) -> None:
     got = await proxy.get(at("v1"))
     proxy.fake.start()
 
-    assert got.status == 502
+    assert got.status == 503
     assert b'"UNAVAILABLE"' in got.body
 
 

@@ -30,7 +30,6 @@ from lab.names import NameMap
 from lab.pki import Pki
 from lab.programs import environment, need
 from lab.proxy import Proxies, Proxy
-from pullthrough.access import GRANT_TTL
 from pullthrough.ca import Authority
 from pullthrough.config import CONFIG_VARIABLE, load
 from pullthrough.core.cachestatus import FORWARDED
@@ -46,7 +45,8 @@ PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "certs/README.md"
 README = (ROOT / "README.md").read_text()
 CERTS = (ROOT / "certs" / "README.md").read_text()
 FENCE = re.compile(r"^```(?P<kind>[a-z]*)(?: (?P<mode>[a-z]+))?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-FLAGS = {option.flag for option in OPTIONS.values()} | {"--config", "--pem", "--help"}
+SWITCHES = {option.opposite for option in OPTIONS.values() if option.switch}
+FLAGS = {option.flag for option in OPTIONS.values()} | SWITCHES | {"--config", "--pem", "--help"}
 VARIABLES = {option.variable for option in OPTIONS.values()} | {CONFIG_VARIABLE, "PULLTHROUGH_PYTHON"}
 OTHERS_FLAGS = {"--hosts-dir", "--tlscacert"}
 EXAMPLE_CA = "/etc/ssl/certs/corp.pem"
@@ -354,7 +354,7 @@ def assert_is_unit(text: str) -> None:
 def test_numbers_in_the_readme_are_those_of_the_program() -> None:
     security = (ROOT / "docs" / "SECURITY.md").read_text()
 
-    assert f"for {GRANT_TTL:g} seconds" in README
+    assert f"for {OPTIONS['grant_ttl'].initial():g} seconds" in README
     assert f"up to {MAX_MANIFEST >> 20} MiB" in README
     assert f"{MAX_REDIRECTS} redirects" in security
     assert f"cut after {CLIENT_PATIENCE:g} seconds" in security

@@ -1,48 +1,43 @@
 """Who may have what from the cache: grants by principal and repository.
 
 Responsible for the rule that nothing leaves the cache unless the upstream lately gave something of the same
-repository to the same credentials (issue 2, part 13), and for the order of what the upstream said: an answer never
-counts against a refusal or a deletion that came after its question. Must not know requests, answers or storage, and
-never keeps a credential: a principal is a keyed fingerprint. Fails closed: what is not remembered is not granted.
+repository to the same account (issues 2 and 3), and for the order of what the upstream said: an answer never counts
+against a refusal or a deletion that came after its question. Must not know requests, answers or storage, nor who a
+principal is: that is a fingerprint. Fails closed: what is not remembered is not granted.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Final
 
 from pullthrough.core.digest import Digest
-from pullthrough.core.headers import Headers
+from pullthrough.facts import Facts
 from pullthrough.messages import Repository
 
-#: Seconds for which one piece of evidence counts.
-GRANT_TTL: Final = 60.0
 #: Grants that are remembered; beyond, the oldest go, and their holders are checked anew.
 MAX_GRANTS: Final = 65536
 
 
 class Access:
-    """The grants of this process. `clock` counts seconds and never goes back."""
+    """The grants of this process; proofs for an outage are kept as facts.
 
-    def __init__(self, secret: bytes, clock: Callable[[], float]) -> None:
-        self._secret = secret
+    `clock` counts seconds and never goes back. Evidence counts for `ttl` seconds, and while the upstream cannot be
+    asked, for `grace`.
+    """
+
+    def __init__(self, facts: Facts, clock: Callable[[], float], *, ttl: float, grace: float) -> None:
+        self._facts = facts
         self._clock = clock
+        self._ttl = ttl
+        self._grace = grace
         self._until: OrderedDict[tuple[bytes, Repository], float] = OrderedDict()
         self._refused = _Times[tuple[bytes, Repository]]()
         self._changed = _Times[tuple[Repository, Digest]]()
         self._severed = _Times[tuple[Repository, Digest]]()
-
-    def principal(self, headers: Headers) -> bytes:
-        """Who sent these fields: a fingerprint of every field that may hold a credential. Anonymous is one too."""
-        mac = hmac.new(self._secret, digestmod=hashlib.sha256)
-        for name, value in headers.credentials():
-            for part in (name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")):
-                mac.update(len(part).to_bytes(4) + part)
-        return mac.digest()
 
     def now(self) -> float:
         """The time to give to `grant`: taken before the upstream is asked, as its answer is no younger."""
@@ -54,19 +49,27 @@ class Access:
         Has no effect if it refused meanwhile: nobody knows which of the two it said last.
         """
         key = principal, repository
-        if asked > self._refused.last(key):
-            self._until[key] = max(asked + GRANT_TTL, self._until.pop(key, 0.0))
-            while len(self._until) > MAX_GRANTS:
-                self._until.popitem(last=False)
+        if asked <= self._refused.last(key):
+            return
+        self._until[key] = max(asked + self._ttl, self._until.pop(key, 0.0))
+        while len(self._until) > MAX_GRANTS:
+            self._until.popitem(last=False)
+        if self._grace:
+            self._facts.put(_fact(principal, repository), True, self._grace)
 
     def granted(self, principal: bytes, repository: Repository) -> bool:
         """May `principal` be given cached content of `repository` now?"""
         return self._until.get((principal, repository), -math.inf) > self._clock()
 
+    async def remembered(self, principal: bytes, repository: Repository) -> bool:
+        """May `principal` be given cached content of `repository` while the upstream cannot be asked?"""
+        return await self._facts.get(_fact(principal, repository), self._grace) is True
+
     def revoke(self, principal: bytes, repository: Repository) -> None:
         """The upstream refused: forget what it allowed before, and what it was asked before."""
         self._until.pop((principal, repository), None)
         self._refused.note((principal, repository), self._clock())
+        self._facts.drop(_fact(principal, repository))
 
     def changed(self, repository: Repository, digest: Digest) -> None:
         """The upstream deleted or replaced `digest` in `repository` just now."""
@@ -84,6 +87,11 @@ class Access:
     def overtaken(self, repository: Repository, digest: Digest, asked: float) -> bool:
         """May what the upstream said of `digest`, to a question sent at `asked`, be out of date by a change since?"""
         return asked <= self._changed.last((repository, digest))
+
+
+def _fact(principal: bytes, repository: Repository) -> str:
+    """Both as one fingerprint: what is on disk names nobody."""
+    return f"grant {hashlib.sha256(principal + str(repository).encode()).hexdigest()}"
 
 
 class _Times[K: Hashable]:

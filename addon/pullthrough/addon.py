@@ -7,6 +7,7 @@ both directions. Must not know how answers come about. A mitmproxy addon.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from mitmproxy.net.http import status_codes
 from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.core.headers import Headers
 from pullthrough.core.registries import Registries
-from pullthrough.core.routes import classify
+from pullthrough.core.routes import OWN_PATH, classify
 from pullthrough.guard import Guard
-from pullthrough.layers import TO_US, Connections, error_response
+from pullthrough.layers import GATHERED, TO_US, Connections, error_response
 from pullthrough.messages import Answer, Pass, Registry, Request
 from pullthrough.metrics import Metrics
 from pullthrough.page import Page
@@ -70,7 +71,9 @@ class PullthroughAddon:
         guard: Guard,
         parents: ParentProxies,
         metrics: Metrics,
+        offline: bool,
     ) -> None:
+        self._offline = offline
         self._registries = registries
         self._pulls = pulls
         self._page = page
@@ -105,11 +108,25 @@ class PullthroughAddon:
         exchange = _Exchange(request, CacheStatus(fwd="bypass"), time.monotonic())
         flow.metadata[_EXCHANGE] = exchange
         self._began(flow)
+        if request.method == "POST" and request.target.startswith(OWN_PATH):
+            flow.metadata[GATHERED] = True  # a token is asked for: the form says by whom
+        else:
+            await self._answer(flow, exchange)
+
+    async def request(self, flow: http.HTTPFlow) -> None:
+        """All of a request that was not answered before is here."""
+        exchange = flow.metadata.get(_EXCHANGE)
+        if flow.metadata.get(GATHERED) and exchange is not None and flow.response is None:
+            exchange.request = dataclasses.replace(exchange.request, body=flow.request.raw_content or b"")
+            await self._answer(flow, exchange)
+
+    async def _answer(self, flow: http.HTTPFlow, exchange: _Exchange) -> None:
+        request = exchange.request
         answer = await self._pulls.answer(request)
         exchange.cache = answer.cache
         if isinstance(answer, Pass):
             exchange.passing = True
-            self._stream_through(flow, registry)
+            self._stream_through(flow, request.registry)
             if request.method in ("GET", "HEAD"):  # a write may rightly take minutes
                 exchange.timer = asyncio.get_running_loop().call_later(
                     self._patience, self._connections.hang_up_upstream, flow.client_conn
@@ -131,7 +148,9 @@ class PullthroughAddon:
         objection = self._guard.objection(registry.host, registry.port)
         if objection is None and registry.port != 80:
             objection = f"plain HTTP leads to port 80 only; put {registry.host} into NO_PROXY"
-        if objection is not None:
+        if self._offline:
+            flow.response = error_response(503, "pullthrough was started with --offline: nothing leads out of it")
+        elif objection is not None:
             flow.response = error_response(403, objection)
         else:
             self._stream_through(flow, registry)
@@ -176,7 +195,9 @@ class PullthroughAddon:
             exchange.answered()
             flow.response.stream = _Counter(exchange)
             headers = Headers(flow.response.headers.items(multi=True))
-            await self._pulls.observe(exchange.request, flow.response.status_code, headers)
+            heard = await self._pulls.observe(exchange.request, flow.response.status_code, headers)
+            if heard is not headers:
+                flow.response.headers = _fields(heard)
             flow.response.headers.add("Cache-Status", exchange.cache.header())
 
     def response(self, flow: http.HTTPFlow) -> None:
@@ -256,22 +277,27 @@ def _request(flow: http.HTTPFlow, registry: Registry) -> Request:
 
 
 def _response(answer: Answer, version: str) -> http.Response:
-    fields = [(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in answer.headers]
-    fields.append((b"Cache-Status", answer.cache.header().encode()))
+    fields = _fields(answer.headers)
+    fields["Cache-Status"] = answer.cache.header()
     if answer.status not in _BODYLESS:
-        fields.extend(_framing(_length(answer), version))
+        for name, value in _framing(_length(answer), version):
+            fields[name] = value
     now = time.time()
     reason = status_codes.RESPONSES.get(answer.status, "").encode()
-    return http.Response(b"HTTP/1.1", answer.status, reason, http.Headers(fields), b"", None, now, now)
+    return http.Response(b"HTTP/1.1", answer.status, reason, fields, b"", None, now, now)
 
 
-def _framing(length: int | None, version: str) -> list[tuple[bytes, bytes]]:
+def _fields(headers: Headers) -> http.Headers:
+    return http.Headers([(name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in headers])
+
+
+def _framing(length: int | None, version: str) -> list[tuple[str, str]]:
     """How the client finds the end of the body (RFC 9112 section 6.3)."""
     if length is not None:
-        return [(b"Content-Length", str(length).encode())]
+        return [("Content-Length", str(length))]
     if version == "HTTP/1.0":  # knows no chunks: the body ends with the connection
         return []
-    return [(b"Transfer-Encoding", b"chunked")]
+    return [("Transfer-Encoding", "chunked")]
 
 
 def _length(answer: Answer) -> int | None:

@@ -16,12 +16,14 @@ from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.core.digest import Digest
 from pullthrough.core.headers import Headers
 from pullthrough.core.policy import Facts, Step, plan
+from pullthrough.core.routes import Route
 from pullthrough.fetch import NOT_YOU, Refused, Source, Unsuitable, objection, refusal, whole_size
 from pullthrough.flights import Flight, Flights, NotTheBlob
 from pullthrough.joins import Joins
 from pullthrough.links import Links
 from pullthrough.messages import Answer, Pass, Repository, Request
 from pullthrough.store import Link, Store, StoreError
+from pullthrough.trouble import Trouble
 from pullthrough.upstream import Reply, Upstream, UpstreamError
 
 #: What can change between a plan and its execution (eviction, a flight that ends) does not do so for ever.
@@ -46,6 +48,8 @@ class Word:
     sure: bool
     #: Was there something of ours to compare with?
     held: bool
+    #: Why it is not the blob, if that is plain to see.
+    objection: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class Blobs:
                     if isinstance(word, Refused):
                         return relayed(word)
                     if word.held and not word.sure:
-                        return Pass(CacheStatus(fwd="miss", detail="the upstream's answer proves nothing"))
+                        return Pass(CacheStatus(fwd="bypass", detail=word.objection or "the upstream proves nothing"))
                     checked = word.sure
                 case Step.SERVE if flight is None:
                     blob = await self._store.open(digest)
@@ -100,6 +104,18 @@ class Blobs:
                     if answer is not None:
                         return answer
         return Pass(CacheStatus(fwd="bypass", detail="the cache changed too fast"))
+
+    async def kept(self, request: Request, repository: Repository, route: Route, reason: str) -> Answer | None:
+        """The blob without asking anybody, for `reason`, to a client who may have it; None if we do not have it.
+
+        Raises StoreError.
+        """
+        if route.digest is None or await self._links.find(repository, route.digest) is None:
+            return None
+        blob = await self._store.open(route.digest)
+        return (
+            None if blob is None else self._content(request, blob, route.digest, CacheStatus(hit=True, detail=reason))
+        )
 
     async def deleted(self, repository: Repository, digest: Digest) -> None:
         """The upstream deleted this blob: what it said before counts no more."""
@@ -144,6 +160,8 @@ class Blobs:
             cache = CacheStatus(fwd="miss")
             word = await self._check(source, digest)
             if isinstance(word, Refused):
+                if Trouble.status(word.status):
+                    return relayed(word)
                 return Pass(CacheStatus(fwd="miss", fwd_status=word.status))
             if word.held and word.sure:
                 cache = CacheStatus(hit=True, detail="access checked")
@@ -165,8 +183,11 @@ class Blobs:
         reply = await self._upstream.ask("HEAD", source.url(digest), source.headers, follow=True)
         reply.close()
         held, size = await self._size(digest)
-        if held and not _speaks_of(reply, digest, size):
+        if Trouble.status(reply.status):
+            return Refused(reply.status, reply.headers, b"")
+        if not reply.ok or (held and not _speaks_of(reply, digest, size)):
             # HEAD is refused by ECR Public and by signed URLs of GHCR, and has no words to relay: one byte decides.
+            # Not only of what we hold: how long a refusal takes must not tell that.
             one_byte = source.headers.having("Range", "bytes=0-0") if size != 0 else source.headers
             reply = await self._upstream.ask("GET", source.url(digest), one_byte, follow=True)
             if not reply.ok:
@@ -174,12 +195,11 @@ class Blobs:
                     self._access.revoke(source.principal, source.repository)
                 return await refusal(reply)
             reply.close()
-        if not reply.ok:
-            return Refused(reply.status, reply.headers, b"")  # to HEAD, and there is nothing to decide about
         sure = _speaks_of(reply, digest, size)
         if sure:
             await self._proved(source, digest, asked)
-        return Word(None if objection(reply) else whole_size(reply), sure, held)
+        reason = objection(reply)
+        return Word(None if reason else whole_size(reply), sure, held, reason)
 
     async def _size(self, digest: Digest) -> tuple[bool, int | None]:
         """Do we hold the blob? And its size, if that is known."""
@@ -212,13 +232,15 @@ class Blobs:
         except BaseException as failure:
             blob.close()
             if isinstance(failure, Refused | Unsuitable | StoreError | NotTheBlob):
-                return self._instead(failure, source, blob.opener)
+                return await self._instead(failure, source, blob.opener, digest)
             raise
         if blob.landed:  # all of it is here, and the disk is merely not done with it
             return self._content(request, blob, digest, CacheStatus(hit=True))
         return self._content(request, blob, digest, CacheStatus(fwd="miss", stored=started, collapsed=not started))
 
-    def _instead(self, failure: Exception, source: Source, opener: Source) -> Answer | Pass | None:
+    async def _instead(
+        self, failure: Exception, source: Source, opener: Source, digest: Digest
+    ) -> Answer | Pass | None:
         """What a client gets whose flight did not take off."""
         if not isinstance(failure, Refused):
             return Pass(CacheStatus(fwd="bypass", detail=str(failure)))
@@ -228,6 +250,9 @@ class Blobs:
             return Pass(CacheStatus(fwd="miss", detail=f"{failure} to another client"))
         if failure.status in (401, 403):
             self._access.revoke(source.principal, source.repository)
+        if not Trouble.status(failure.status):
+            with contextlib.suppress(UpstreamError):  # as long as for a blob that we hold: see _ask
+                (await self._upstream.ask("HEAD", source.url(digest), source.headers, follow=True)).close()
         return relayed(failure)
 
     @staticmethod
@@ -256,10 +281,12 @@ def _speaks_of(reply: Reply, digest: Digest, held: int | None) -> bool:
 
 
 def relayed(refused: Refused) -> Answer:
-    """An upstream's answer that is not the content, in its own words.
+    """An upstream's answer that is not the content, in its own words unless it is an outage.
 
     Others may have joined the question: a cookie that was set for one of them is kept from all.
     """
+    if Trouble.status(refused.status):
+        return Trouble.relayed(refused.status, refused.headers)
     cache = CacheStatus(fwd="miss", fwd_status=refused.status)
     headers = refused.headers.end_to_end().without("Content-Length", "Set-Cookie")
     return Answer(refused.status, headers, cache, refused.body)

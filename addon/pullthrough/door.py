@@ -49,7 +49,9 @@ class Door:
         metrics: Metrics,
         connections: Connections,
         limit: int,
+        offline: bool,
     ) -> None:
+        self._offline = offline
         self._connections = connections
         self._limit = limit
         self._registries = registries
@@ -92,6 +94,9 @@ class Door:
         """Open a registry's connection, tunnel the others, refuse what no build machine needs."""
         host, port = _canonical(flow.request.host), flow.request.port
         if self._registries.covers(host, port):
+            return
+        if self._offline:
+            flow.response = error_response(503, "pullthrough was started with --offline: nothing leads out of it")
             return
         if objection := self._objection(flow.client_conn, host, port):
             flow.response = error_response(403, objection)

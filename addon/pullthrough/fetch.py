@@ -40,8 +40,9 @@ _NOT_REPEATED: Final = (
     "expect",
 )
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
-#: Refusals that may be meant for one client only: another may have a better token, or another repository.
-NOT_YOU: Final = (401, 403, 404)
+#: Refusals that may be meant for one client only: another may have a better token, or another repository. Some
+#: registries say 400 to a token that they do not know.
+NOT_YOU: Final = (400, 401, 403, 404)
 #: What no registry calls a blob, but what a login page behind a redirect is.
 _PAGES: Final = ("text/html", "application/xhtml+xml")
 

@@ -46,9 +46,12 @@ type Commands[T] = layer.CommandGenerator[T]
 #: Keys in flow.metadata.
 TO_US: Final = "pullthrough.to_us"
 TUNNEL: Final = "pullthrough.tunnel"
+GATHERED: Final = "pullthrough.gathered"
 
 #: A request head that is longer is refused (RFC 9110 section 5.4 leaves the limit to us; mitmproxy has none).
 _MAX_REQUEST_HEAD: Final = 64 << 10
+#: Bytes of a request's body that is gathered: the form of a token request.
+_MAX_GATHERED: Final = 64 << 10
 #: A Host field that may be repeated in an error.
 _AUTHORITY: Final = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
 #: Requests that have no body in any protocol of registries. One that came nevertheless would wait in memory.
@@ -86,8 +89,12 @@ class Stream(HttpStream):
 
     def state_consume_request_body(self, event: events.Event) -> Commands[None]:
         """A body that nobody will read is not gathered in memory: what passes is streamed, the rest has its answer."""
-        if isinstance(event, RequestData) and self.flow.response:
-            return
+        if isinstance(event, RequestData):
+            gathered = len(self.request_body_buf) + len(event.data)
+            if self.flow.metadata.get(GATHERED) and gathered > _MAX_GATHERED:
+                self.flow.response = error_response(413, f"the request's body exceeds {_MAX_GATHERED} bytes")
+            if self.flow.response:
+                return
         yield from super().state_consume_request_body(event)
 
     def handle_connect_regular(self) -> Commands[None]:

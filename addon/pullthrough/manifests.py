@@ -8,22 +8,27 @@ stands in the link.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pullthrough.access import Access
-from pullthrough.core import media
+from pullthrough.core import media, ratelimit
 from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.core.digest import Digest
 from pullthrough.core.headers import Headers
 from pullthrough.core.policy import Facts, Step, plan
+from pullthrough.core.ratelimit import Budget
 from pullthrough.core.routes import Route
 from pullthrough.fetch import Source
 from pullthrough.joins import Joins
+from pullthrough.limits import TOO_MANY_REQUESTS, Limits
 from pullthrough.links import Links
 from pullthrough.messages import Answer, BodyError, Pass, Repository, Request
 from pullthrough.store import Link, Store, StoreError
-from pullthrough.upstream import Reply, Upstream, UpstreamError
+from pullthrough.tags import Tags
+from pullthrough.trouble import Trouble
+from pullthrough.upstream import Reply, UnusableAnswer, Upstream, UpstreamError
 
 #: A manifest that is longer passes through (OCI distribution spec 1.1 asks registries for at least 4 MiB).
 MAX_MANIFEST: Final = 8 << 20
@@ -41,6 +46,7 @@ class _Head:
     length: int | None
     #: Is it a 2xx about a manifest? A login page has that status too.
     ok: bool
+    budget: Budget | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +60,68 @@ class _Whole:
     stored: bool
 
 
+class Spared(Exception):
+    """A pull was not spent; the text says why."""
+
+
 class Manifests:
     """Answers GET and HEAD on manifests (OCI distribution spec 1.1, end-3)."""
 
-    def __init__(self, store: Store, upstream: Upstream, access: Access) -> None:
+    def __init__(
+        self, store: Store, upstream: Upstream, access: Access, tags: Tags, limits: Limits, *, floor: int
+    ) -> None:
+        """`floor`: below so many pulls that are left of a rate limit, none is spent on a tag that moved."""
         self._store = store
         self._upstream = upstream
         self._access = access
+        self._tags = tags
+        self._limits = limits
+        self._floor = floor
         self._links = Links(store, access)
         self._heads: Joins[_Key, _Head] = Joins()
         self._wholes: Joins[_Key, _Whole | Pass] = Joins()
 
-    async def answer(self, request: Request, source: Source, route: Route) -> Answer | Pass:
+    async def answer(self, request: Request, source: Source, route: Route, *, sparing: bool) -> Answer | Pass:
         """The answer, or `Pass` where the client does better with the upstream itself.
 
-        Raises StoreError and UpstreamError.
+        With `sparing`, raises Spared instead of spending a pull that the rate limit hardly has. Raises StoreError and
+        UpstreamError.
         """
         if route.digest is None:
-            return await self._by_tag(request, source, route.reference)
+            return await self._by_tag(request, source, route.reference, sparing=sparing)
         return await self._by_digest(request, source, route.digest)
+
+    async def kept(self, request: Request, repository: Repository, route: Route, reason: str) -> Answer | None:
+        """The manifest without asking anybody, for `reason`, to a client who may have it; None if we do not have it.
+
+        Raises StoreError.
+        """
+        accept = request.headers.all("accept")
+        digest = route.digest or await self._tags.last(repository, route.reference, accept)
+        link = await self._links.find(repository, digest) if digest is not None else None
+        if digest is None or link is None or not link.media_type:
+            return None
+        if not route.by_tag and not media.lists(accept, link.media_type):
+            return None
+        body = await self._stored(digest)
+        if body is None:
+            return None
+        stale = CacheStatus(fwd="stale", detail=reason)
+        cache = stale if route.by_tag else CacheStatus(hit=True, detail=reason)
+        return _content(request, _known_headers(link), digest, body, cache)
+
+    async def missing(self, source: Source, route: Route, accept: Sequence[str]) -> bool:
+        """The upstream says 404: of something that it gave out before? Then a tag's last digest counts no more.
+
+        A 404 to a client that does not accept the media type says nothing (distribution answers so).
+        """
+        if route.digest is not None:
+            link = await self._links.find(source.repository, route.digest)
+            return link is not None and (not link.media_type or media.lists(accept, link.media_type))
+        if await self._tags.last(source.repository, route.reference, accept) is None:
+            return False
+        self._tags.gone(source.repository, route.reference)
+        return True
 
     async def changed(self, repository: Repository, reference: str) -> None:
         """The upstream accepted a PUT or a DELETE of this manifest: what we knew of it is over, now.
@@ -85,13 +134,19 @@ class Manifests:
         digest = Digest.parse(reference)
         if digest is not None:
             await self._links.cut(repository, digest)
+        else:
+            self._tags.gone(repository, reference)
 
     # -- by tag
 
-    async def _by_tag(self, request: Request, source: Source, tag: str) -> Answer | Pass:
+    async def _by_tag(self, request: Request, source: Source, tag: str, *, sparing: bool) -> Answer | Pass:
         """Ask what the tag names now (HEAD costs no pull at Docker Hub), and answer from the store if we have that."""
         key = _key(request, source, tag)
+        accept = request.headers.all("accept")
         head, joined = await self._heads.do(key, lambda: self._ask_head(source, tag))
+        if head.status == TOO_MANY_REQUESTS:  # a GET would be one more
+            return Trouble.relayed(head.status, head.headers)
+        await self._said(source.repository, tag, accept, head)
         if request.method == "HEAD":
             cache = CacheStatus(
                 fwd="request", fwd_status=head.status, collapsed=joined, detail="tags are always checked"
@@ -101,7 +156,20 @@ class Manifests:
             body = await self._stored(head.digest)
             if body is not None:
                 return _content(request, head.headers, head.digest, body, CacheStatus(hit=True, detail="tag checked"))
+        refused = head.status in (401, 403, 404)  # that is the upstream's word, and it costs no pull
+        if sparing and not refused and head.budget is not None and head.budget.remaining < self._floor:
+            raise Spared(f"the registry's rate limit has {head.budget.remaining} pulls left; the tag moved")
         return await self._whole(request, source, tag)
+
+    async def _said(self, repository: Repository, tag: str, accept: Sequence[str], head: _Head) -> None:
+        """The upstream said what the tag names. In an outage that is the answer only if we have it by then."""
+        if not head.ok or head.digest is None:
+            return
+        held = False
+        with contextlib.suppress(StoreError):
+            held = await self._store.has(head.digest)
+        note = self._tags.seen if held else self._tags.named
+        note(repository, tag, accept, head.digest)
 
     async def _ask_head(self, source: Source, reference: str) -> _Head:
         asked = self._access.now()
@@ -109,7 +177,8 @@ class Manifests:
         reply.close()
         digest = _promised(reply)
         await self._note(source, digest or Digest.parse(reference), reply, asked)
-        return _Head(reply.status, reply.headers, digest, reply.length, reply.ok and _is_manifest(reply))
+        ok = reply.ok and _is_manifest(reply)
+        return _Head(reply.status, reply.headers, digest, reply.length, ok, ratelimit.budget(reply.headers))
 
     # -- by digest
 
@@ -122,6 +191,7 @@ class Manifests:
         granted = self._access.granted(source.principal, source.repository)
         step = plan(Facts(granted=granted, linked=suits, held=body is not None)).step
         if step is Step.SERVE and link is not None and body is not None:
+            self._tags.got(source.repository, digest)
             return _content(request, _known_headers(link), digest, body, CacheStatus(hit=True))
         if request.method == "HEAD":
             return await self._relay_head(request, source, str(digest))
@@ -131,8 +201,18 @@ class Manifests:
             )
             if head.ok and head.digest in (None, digest):
                 cache = CacheStatus(hit=True, detail="access checked")
+                self._tags.got(source.repository, digest)
                 return _content(request, head.headers, digest, body, cache)
-        return await self._whole(request, source, str(digest))
+            if Trouble.status(head.status):
+                return Trouble.relayed(head.status, head.headers)
+            return await self._whole(request, source, str(digest))
+        answer = await self._whole(request, source, str(digest))
+        if isinstance(answer, Answer) and Trouble.status(answer.status):
+            return Trouble.relayed(answer.status, answer.headers)  # as for one that we hold
+        if isinstance(answer, Answer) and 400 <= answer.status < 500:
+            with contextlib.suppress(UpstreamError):  # as long as for a manifest that we hold: time must not tell
+                await self._relay_head(request, source, str(digest))
+        return answer
 
     async def _relay_head(self, request: Request, source: Source, reference: str) -> Answer:
         head, joined = await self._heads.do(_key(request, source, reference), lambda: self._ask_head(source, reference))
@@ -165,6 +245,11 @@ class Manifests:
         if isinstance(got, Pass):
             return got
         cache = CacheStatus(fwd="miss", fwd_status=got.status, stored=got.stored and not joined, collapsed=joined)
+        if got.stored and got.digest is not None:
+            if Digest.parse(reference) is None:
+                self._tags.seen(source.repository, reference, request.headers.all("accept"), got.digest)
+            else:
+                self._tags.got(source.repository, got.digest)
         if got.digest is None:
             return Answer(got.status, _end_to_end(got.headers), cache, got.body)
         return _content(request, got.headers, got.digest, got.body, cache)
@@ -194,6 +279,7 @@ class Manifests:
 
     async def _note(self, source: Source, digest: Digest | None, reply: Reply, asked: float) -> None:
         """Draw the conclusions from what the upstream said to this client about this manifest."""
+        self._limits.heard(source.repository.registry, source.principal, reply.status, reply.headers)
         if reply.status in (401, 403):
             self._access.revoke(source.principal, source.repository)
         if not reply.ok or not _is_manifest(reply):
@@ -241,7 +327,7 @@ def _verified(reference: str, reply: Reply, body: bytes) -> Digest | None:
         return wanted
     if media.media_type(reply.headers.get("content-type") or "") == media.DOCKER_SCHEMA1_SIGNED:
         return None
-    raise UpstreamError(f"the upstream sent bytes that are not {wanted}; nothing was kept, try again")
+    raise UnusableAnswer(f"the upstream sent bytes that are not {wanted}; nothing was kept, try again")
 
 
 def _known_headers(link: Link) -> Headers:

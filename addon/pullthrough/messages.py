@@ -6,6 +6,7 @@ front doors translate to and from these values, everything behind them speaks no
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -13,6 +14,8 @@ from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.core.headers import Headers
 
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+#: Fields by which a server is told under which address it was asked.
+_FORWARDED: Final = re.compile(r"forwarded|x-(forwarded|original|rewrite|host|real|proxy|url)\b.*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,34 @@ class Repository:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request head to a registry. `target` is the path and query as sent."""
+    """A request to a registry. `target` is the path and query as sent; `body` is there for what we answer alone."""
 
     registry: Registry
     method: str
     target: str
     headers: Headers
     client: str = ""
+    body: bytes = field(default=b"", repr=False)
+
+    @property
+    def url(self) -> str:
+        """What is asked for, absolute."""
+        return f"{self.registry}{self.target}"
+
+    @property
+    def misdirected(self) -> bool:
+        """Does the Host field name another host than the connection leads to? Then the answer is not that host's."""
+        host = (self.headers.get("host") or "").lower()
+        return host not in ("", self.registry.authority, f"{self.registry.authority}:{self.registry.port}")
+
+    @property
+    def swayed(self) -> bool:
+        """Might the client have a say in what the registry takes for its own address?
+
+        Registries build the addresses that they give out from the Host field and from what a proxy may have added: a
+        client that sets those could have any end-point named.
+        """
+        return self.misdirected or any(_FORWARDED.fullmatch(name) for name, _ in self.headers)
 
 
 class Body(Protocol):

@@ -1,117 +1,197 @@
 """One request to a registry: what do we do with it?
 
-The road's crossing: classifies, finds out who asks, hands manifests and blobs on, and lets everything else pass. What
-passes is watched (`observe`), so that a push or a delete takes effect here at once. Must not know mitmproxy.
+The road's crossing: classifies, finds out who asks, hands manifests, blobs and token requests on, turns to `outages`
+when the upstream fails, and lets everything else pass. What passes is watched (`observe`), so that a push or a delete
+takes effect here at once. Must not know mitmproxy.
 
 Fails open, apart from access: whatever goes wrong in here, the request goes to the upstream as if we did not exist.
+What is meant for us alone (token requests, tokens of ours) never does.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import re
+import math
 from collections.abc import Callable
 from typing import Final
 
 from pullthrough.access import Access
+from pullthrough.accounts import Accounts, Caller
 from pullthrough.blobs import Blobs
-from pullthrough.core import ocierrors
+from pullthrough.broker import Broker
+from pullthrough.core import credentials, ocierrors
 from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.core.headers import Headers
-from pullthrough.core.routes import Kind, Route, classify
+from pullthrough.core.routes import OWN_PATH, Kind, Route, classify
 from pullthrough.fetch import Source, repeated
-from pullthrough.manifests import Manifests
+from pullthrough.limits import TOO_MANY_REQUESTS, Limits
+from pullthrough.manifests import Manifests, Spared
 from pullthrough.messages import Answer, Pass, Registry, Repository, Request
 from pullthrough.neighbours import Neighbours
-from pullthrough.store import Store, StoreError
-from pullthrough.upstream import UpstreamError
+from pullthrough.outages import Outages
+from pullthrough.realms import Realms
+from pullthrough.store import StoreError
+from pullthrough.trouble import Trouble
+from pullthrough.upstream import UnusableAnswer, Upstream, UpstreamError
 
 log = logging.getLogger(__name__)
 
 _READS: Final = ("GET", "HEAD")
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
-#: Fields by which a server is told under which address it was asked.
-_FORWARDED: Final = re.compile(r"forwarded|x-(forwarded|original|rewrite|host|real|proxy|url)\b.*", re.IGNORECASE)
+#: Bytes of an answer to `/v2/`.
+_MAX_PING: Final = 64 << 10
 
 
 class Pulls:
-    """Decides and answers for all front doors."""
+    """Decides and answers for all front doors. With `offline`, nothing passes."""
 
     def __init__(
         self,
         *,
-        store: Store,
+        upstream: Upstream,
         manifests: Manifests,
         blobs: Blobs,
         access: Access,
+        accounts: Accounts,
+        realms: Realms,
+        broker: Broker,
+        limits: Limits,
+        outages: Outages,
         neighbours: Neighbours,
         trusted: Callable[[Registry], bool],
+        offline: bool,
     ) -> None:
-        self._store = store
+        self._upstream = upstream
         self._manifests = manifests
         self._blobs = blobs
         self._access = access
+        self._accounts = accounts
+        self._realms = realms
+        self._broker = broker
+        self._limits = limits
+        self._outages = outages
         self._neighbours = neighbours
         self._trusted = trusted
+        self._offline = offline
 
     async def answer(self, request: Request) -> Answer | Pass:
         """What to answer, or `Pass`. Never raises."""
         route = classify(request.method, request.target)
-        try:
-            answer = await self._answer(request, route)
-            if isinstance(answer, Answer):
-                self._learn(request, answer.status, answer.headers)
-            return answer
-        except StoreError as error:
-            return Pass(CacheStatus(fwd="bypass", detail=f"store: {error}"))
-        except UpstreamError as error:
-            return unavailable(error)
-        except Exception as error:
-            log.exception("fault while answering %s %s; it passes through", request.method, route.kind)
-            return Pass(CacheStatus(fwd="bypass", detail=f"internal fault: {type(error).__name__}"))
+        answer = await self._safely(request, route)
+        if isinstance(answer, Pass) and self._offline:
+            return Trouble("pullthrough was started with --offline").refusal()
+        return answer
 
-    async def _answer(self, request: Request, route: Route) -> Answer | Pass:
-        if route.kind not in (Kind.MANIFEST, Kind.BLOB):
+    async def _safely(self, request: Request, route: Route) -> Answer | Pass:
+        """As `_answer`, whatever goes wrong."""
+        caller = self._accounts.caller(request, route.repository)
+        try:
+            return await self._answer(request, route, caller)
+        except StoreError as error:
+            reason = f"store: {error}"
+        except Exception as error:
+            log.exception("fault while answering %s %s", request.method, route.kind)
+            reason = f"internal fault: {type(error).__name__}"
+        ours = caller.credential.ours or route.kind is Kind.TOKEN
+        return Trouble(reason).refusal() if ours else Pass(CacheStatus(fwd="bypass", detail=reason))
+
+    async def _answer(self, request: Request, route: Route, caller: Caller) -> Answer | Pass:
+        if route.kind is Kind.TOKEN:
+            return await self._broker.answer(request, route.reference)
+        if request.target.startswith(OWN_PATH):
+            return Trouble("there is nothing at this path", code=404).refusal()
+        if caller.credential.ours:
+            return await self._outages.to_own_token(request, route, caller)
+        if route.kind not in (Kind.PING, Kind.MANIFEST, Kind.BLOB):
             return Pass(CacheStatus(fwd="bypass", detail=route.kind))
         if route.method not in _READS:
             return Pass(CacheStatus(fwd="method"))
-        if not _meant_for(request):
+        if request.misdirected:
             return Pass(CacheStatus(fwd="bypass", detail="the Host field names another host than the connection"))
-        source = self._source(request, route)
+        return await self._pull(request, route, caller)
+
+    # -- reading, from the upstream or in its place
+
+    async def _pull(self, request: Request, route: Route, caller: Caller) -> Answer | Pass:
+        try:
+            answer, trouble = await self._ask(request, route, caller, sparing=True)
+        except Spared as reason:
+            kept = await self._outages.answer(request, route, caller, Trouble(str(reason)))
+            if kept is not None:
+                return kept
+            answer, trouble = await self._ask(request, route, caller, sparing=False)
+        kept = None if trouble is None else await self._outages.answer(request, route, caller, trouble)
+        return answer if kept is None else kept
+
+    async def _ask(
+        self, request: Request, route: Route, caller: Caller, *, sparing: bool
+    ) -> tuple[Answer | Pass, Trouble | None]:
+        """The upstream's answer, or ours if it has none; and what is wrong with it, if that is an outage."""
+        pause = self._limits.pause(request.registry, caller.principal)
+        if pause:
+            return _limited(pause), Trouble(f"{request.registry} asked to wait {pause:.0f} s more")
+        try:
+            answer = self._led(request, route, await self._online(request, route, caller, sparing=sparing))
+        except UpstreamError as error:
+            trouble = Trouble.silence(error)
+            return trouble.refusal(), None if isinstance(error, UnusableAnswer) else trouble
+        if isinstance(answer, Answer) and Trouble.status(answer.status):
+            self._limits.heard(request.registry, caller.principal, answer.status, answer.headers)
+            return answer, Trouble.answer(str(request.registry), answer.status)
+        return answer, None
+
+    async def _online(self, request: Request, route: Route, caller: Caller, *, sparing: bool) -> Answer | Pass:
+        if route.kind is Kind.PING:
+            return await self._ping(request, caller)
+        source = Source(Repository(request.registry, route.repository), repeated(request.headers), caller.principal)
         if route.kind is Kind.MANIFEST:
-            return await self._manifests.answer(request, source, route)
-        if route.digest is None:  # cannot be: a blob route has one
+            answer = await self._manifests.answer(request, source, route, sparing=sparing)
+        elif route.digest is not None:
+            answer = await self._blobs.answer(request, source, route.digest)
+        else:  # cannot be: a blob route has one
             return Pass()
-        return await self._blobs.answer(request, source, route.digest)
+        if isinstance(answer, Answer) and answer.status == 404:
+            await self._missing(request, source, route)
+        elif isinstance(answer, Answer) and answer.status < 300:
+            self._accounts.proved(request.registry, caller.principal)
+        return answer
 
-    def _source(self, request: Request, route: Route) -> Source:
-        repository = Repository(request.registry, route.repository)
-        return Source(repository, repeated(request.headers), self._access.principal(request.headers))
+    async def _missing(self, request: Request, source: Source, route: Route) -> None:
+        """The upstream answered 404. Of something that it gave out before: deleted, or hidden from this client?
 
-    async def observe(self, request: Request, status: int, headers: Headers) -> None:
-        """The upstream's answer to a request that passed through. Never raises."""
+        Nobody can tell, so what it was given before counts no more.
+        """
+        if await self._manifests.missing(source, route, request.headers.all("accept")):
+            self._access.revoke(source.principal, source.repository)
+
+    async def _ping(self, request: Request, caller: Caller) -> Answer | Pass:
+        """`/v2/`, where clients find out how to log in. Asked by ourselves, to be able to answer in an outage."""
+        reply = await self._upstream.ask(request.method, request.url, repeated(request.headers))
+        try:
+            body = await reply.body(_MAX_PING)
+        finally:
+            reply.close()
+        if body is None:
+            return Pass(CacheStatus(fwd="bypass", detail="the answer is too long"))
+        if reply.ok:
+            self._accounts.proved(request.registry, caller.principal)
+        elif reply.status in (401, 403):
+            self._accounts.disproved(request.registry, caller.principal)
+        headers = reply.headers.end_to_end().without("Content-Length")
+        cache = CacheStatus(fwd="bypass", fwd_status=reply.status, detail=Kind.PING)
+        return Answer(reply.status, headers, cache, body, reply.length if request.method == "HEAD" else None)
+
+    # -- what passes
+
+    async def observe(self, request: Request, status: int, headers: Headers) -> Headers:
+        """What the upstream answered to a request that passed; its fields as they are to be sent on. Never raises."""
         route = classify(request.method, request.target)
-        self._learn(request, status, headers)
         try:
             await self._observe(request, route, status)
         except StoreError as error:
             log.warning("cannot take note of %s %s: %s", request.method, route.kind, error)
-
-    def _learn(self, request: Request, status: int, headers: Headers) -> None:
-        """Take note of where a registry of the operator's sends clients, if the client had no say in it.
-
-        Registries build such addresses from the Host field and from what a proxy may have added: a client that sets
-        those could name any end-point, and have it opened.
-        """
-        if request.method not in _READS or not self._trusted(request.registry) or not _meant_for(request):
-            return
-        if any(_FORWARDED.fullmatch(name) for name, _ in request.headers):
-            return
-        base = f"{request.registry}{request.target}"
-        if status == 401:
-            self._neighbours.learn(base, headers.only("WWW-Authenticate"))
-        elif status in _REDIRECTS:
-            self._neighbours.learn(base, headers.only("Location"))
+        return self._heard(request, route, status, headers)
 
     async def _observe(self, request: Request, route: Route, status: int) -> None:
         repository = Repository(request.registry, route.repository)
@@ -121,18 +201,43 @@ class Pulls:
                 await self._manifests.changed(repository, route.reference)
             case Kind.BLOB, "DELETE" if accepted and route.digest is not None:
                 await self._blobs.deleted(repository, route.digest)
-            case _ if status in (401, 403) and route.repository:
-                self._access.revoke(self._access.principal(request.headers), repository)
+            case _, "GET" | "HEAD" if status in (401, 403) and route.repository:
+                self._access.revoke(self._accounts.caller(request, route.repository).principal, repository)
+            case Kind.MANIFEST | Kind.BLOB, "GET" | "HEAD" if status == 404:
+                caller = self._accounts.caller(request, route.repository)
+                await self._missing(request, Source(repository, repeated(request.headers), caller.principal), route)
+
+    def _led(self, request: Request, route: Route, answer: Answer | Pass) -> Answer | Pass:
+        """The upstream's own answer, as `_heard`. Not for ours: a challenge from memory leads to us already."""
+        if isinstance(answer, Pass):
+            return answer
+        headers = self._heard(request, route, answer.status, answer.headers)
+        return answer if headers is answer.headers else dataclasses.replace(answer, headers=headers)
+
+    def _heard(self, request: Request, route: Route, status: int, headers: Headers) -> Headers:
+        """Take note of where a registry sends clients, and send those who need a token to us.
+
+        What else is served under the registry's name, or by its token server, speaks for neither.
+        """
+        if route.kind in (Kind.OTHER, Kind.TOKEN):
+            return headers
+        if status in (401, 403) and (token := credentials.bearer(request.headers)):
+            self._broker.refused(token)
+        if status == 401:
+            self._learn(request, headers.only("WWW-Authenticate"))
+            return self._realms.heard(request, headers)
+        if status in _REDIRECTS:
+            self._learn(request, headers.only("Location"))
+        return headers
+
+    def _learn(self, request: Request, headers: Headers) -> None:
+        if request.method in _READS and self._trusted(request.registry) and not request.swayed:
+            self._neighbours.learn(request.url, headers)
 
 
-def _meant_for(request: Request) -> bool:
-    """Does the Host field name the host that the connection leads to? If not, the answer is not that registry's."""
-    host = (request.headers.get("host") or "").lower()
-    return host in ("", request.registry.authority, f"{request.registry.authority}:{request.registry.port}")
-
-
-def unavailable(error: UpstreamError) -> Answer:
-    """Our own answer when the upstream gave none, readable by registry clients."""
-    body = ocierrors.body(ocierrors.UNAVAILABLE, f"pullthrough: {error}")
-    headers = Headers((("Content-Type", ocierrors.CONTENT_TYPE),))
-    return Answer(error.status, headers, CacheStatus(fwd="miss", detail=str(error)), body)
+def _limited(pause: float) -> Answer:
+    """Our own 429, while the upstream's holds."""
+    fields = (("Content-Type", ocierrors.CONTENT_TYPE), ("Retry-After", str(math.ceil(pause))))
+    text = f"pullthrough: the registry's rate limit is used up; it asked to wait {pause:.0f} s more"
+    body = ocierrors.body(ocierrors.TOOMANYREQUESTS, text)
+    return Answer(TOO_MANY_REQUESTS, Headers(fields), CacheStatus(detail="rate limit"), body)

@@ -62,6 +62,10 @@ class UpstreamError(Exception):
         self.since = since
 
 
+class UnusableAnswer(UpstreamError):
+    """The upstream did answer, with something that is of no use: perhaps its way to refuse, and no outage."""
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Seconds. An answer's head may take `connect` and `first_byte` together, redirects included.
@@ -216,7 +220,7 @@ class Upstream:
             if _origin(target) != _origin(at):
                 question, foreign = replace(question, headers=question.headers.only(*_FOREIGN_FIELDS), namer=at), True
             at = target
-        raise UpstreamError(f"{_shown(_parsed(url))} redirected more than {MAX_REDIRECTS} times")
+        raise UnusableAnswer(f"{_shown(_parsed(url))} redirected more than {MAX_REDIRECTS} times")
 
     async def answers(self, url: str, *, named_by: str | None = None) -> bool:
         """Does this origin answer, with any status but 429 and those of a server in trouble (5xx)?
@@ -339,9 +343,9 @@ def _target(at: yarl.URL, location: str) -> yarl.URL:
     except UpstreamError:
         target = yarl.URL()
     if target.scheme not in ("http", "https") or not target.host:
-        raise UpstreamError(f"{_shown(at)} redirected to something that is no http URL")
+        raise UnusableAnswer(f"{_shown(at)} redirected to something that is no http URL")
     if at.scheme == "https" and target.scheme == "http":
-        raise UpstreamError(f"{_shown(at)} redirected from https to http, which is never followed")
+        raise UnusableAnswer(f"{_shown(at)} redirected from https to http, which is never followed")
     return target
 
 

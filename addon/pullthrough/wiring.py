@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import resource
-import secrets
 import signal
 import socket
 import tempfile
@@ -23,28 +22,36 @@ from typing import Any, Final
 from mitmproxy import ctx, master, options
 from mitmproxy.addons import core, proxyserver, tlsconfig
 
-from pullthrough import __version__, config, logs, trust
+from pullthrough import __version__, config, installation, logs, trust
 from pullthrough.access import Access
+from pullthrough.accounts import Accounts
 from pullthrough.addon import PullthroughAddon
 from pullthrough.blobs import Blobs
+from pullthrough.breaker import Breaker
+from pullthrough.broker import Broker
 from pullthrough.ca import Authority
 from pullthrough.config import Settings
 from pullthrough.core.registries import Registries, parse_entry
 from pullthrough.door import Door
+from pullthrough.facts import Facts
 from pullthrough.flights import Flights
 from pullthrough.guard import Guard, GuardedEventLoop
 from pullthrough.health import Health
 from pullthrough.layers import Connections
 from pullthrough.leaves import LeafContexts
+from pullthrough.limits import Limits
 from pullthrough.manifests import Manifests
 from pullthrough.messages import Registry
 from pullthrough.metrics import Metrics
 from pullthrough.neighbours import Neighbours
+from pullthrough.outages import Outages
 from pullthrough.page import Page
 from pullthrough.parent import ParentProxies
 from pullthrough.pulls import Pulls
+from pullthrough.realms import Realms
 from pullthrough.sending import Sender
 from pullthrough.store import Store
+from pullthrough.tags import Tags
 from pullthrough.upstream import Timeouts, Upstream
 
 log = logging.getLogger(__name__)
@@ -80,9 +87,16 @@ class App:
         parents = ParentProxies(os.environ)
         metrics = Metrics()
         neighbours = Neighbours()
-        access = Access(secrets.token_bytes(32), time.monotonic)
-        # 2. what we hold
+        breaker = Breaker(time.monotonic, _now)
+        limits = Limits(time.monotonic, time.time, metrics.ratelimit)
+        # 2. what we hold, and whom we know
         self.store = Store(settings.data_dir / "store", settings.size, self.health)
+        self.facts = Facts(self.store, time.time)
+        access = Access(self.facts, time.monotonic, ttl=settings.grant_ttl, grace=settings.offline_grace)
+        secret = installation.secret(settings.data_dir / "secret")
+        accounts = Accounts(secret, self.facts, time.monotonic, time.time, grace=settings.offline_grace)
+        realms = Realms(self.facts, brokered=settings.auth_broker)
+        tags = Tags(self.facts, settings.max_stale)
         # 3. whom we ask
         timeouts = Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.stall_timeout)
         self.upstream = Upstream(
@@ -91,16 +105,44 @@ class App:
             parents=parents,
             guard=guard,
             agent=f"pullthrough/{__version__}",
+            breaker=breaker,
+            offline=settings.offline,
         )
         self.flights = Flights(self.store, self.upstream)
         # 4. what is answered
-        pulls = Pulls(
-            store=self.store,
-            manifests=Manifests(self.store, self.upstream, access),
-            blobs=Blobs(self.store, self.flights, self.upstream, access),
+        manifests = Manifests(self.store, self.upstream, access, tags, limits, floor=settings.rate_limit_floor)
+        blobs = Blobs(self.store, self.flights, self.upstream, access)
+        broker = Broker(
+            upstream=self.upstream,
+            realms=realms,
+            accounts=accounts,
             access=access,
+            clock=time.monotonic,
+            remember=settings.grant_ttl,
+            count=metrics.token,
+        )
+        outages = Outages(
+            manifests=manifests,
+            blobs=blobs,
+            access=access,
+            accounts=accounts,
+            realms=realms,
+            broker=broker,
+            clock=time.monotonic,
+        )
+        pulls = Pulls(
+            upstream=self.upstream,
+            manifests=manifests,
+            blobs=blobs,
+            access=access,
+            accounts=accounts,
+            realms=realms,
+            broker=broker,
+            limits=limits,
+            outages=outages,
             neighbours=neighbours,
             trusted=lambda registry: _named(registries, registry),
+            offline=settings.offline,
         )
         page = Page(
             ca_pem=self.authority.certificate_pem,
@@ -108,10 +150,13 @@ class App:
             health=self.health,
             metrics=metrics,
             store=self.store,
+            ratelimit=lambda: limits.budgets,
+            unreachable=breaker.failing,
         )
         metrics.watch(
             degraded=lambda: float(bool(self.health.reasons)),
             flights=lambda: float(len(self.flights)),
+            breakers=lambda: float(breaker.count()),
             size=settings.size,
         )
         # 5. the front door
@@ -127,6 +172,7 @@ class App:
             metrics=metrics,
             connections=connections,
             limit=_most_connections(),
+            offline=settings.offline,
         )
         self.addon = PullthroughAddon(
             registries=registries,
@@ -138,6 +184,7 @@ class App:
             guard=guard,
             parents=parents,
             metrics=metrics,
+            offline=settings.offline,
         )
 
     @property
@@ -158,6 +205,7 @@ class App:
         """The end: fills stop, partials stay."""
         await self.flights.aclose()
         await self.upstream.aclose()
+        await self.facts.flush()
         await self.store.aclose()
         self._leaving.close()
 

@@ -9,7 +9,7 @@ import asyncio
 import gc
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,25 +18,35 @@ from typing import Any
 from lab.fake_registry import Content, FakeRegistry, Manners
 from lab.faults import Armed
 from pullthrough.access import Access
+from pullthrough.accounts import Accounts
 from pullthrough.blobs import Blobs
+from pullthrough.broker import Broker
 from pullthrough.core.digest import Digest
 from pullthrough.core.headers import Headers
+from pullthrough.facts import Facts
 from pullthrough.fetch import Source, repeated
 from pullthrough.flights import Flights
 from pullthrough.guard import Guard
 from pullthrough.health import Health
+from pullthrough.limits import Limits
 from pullthrough.manifests import Manifests
 from pullthrough.messages import Answer, Body, BodyError, Pass, Registry, Repository, Request
 from pullthrough.neighbours import Neighbours
+from pullthrough.outages import Outages
 from pullthrough.parent import ParentProxies
 from pullthrough.pulls import Pulls
+from pullthrough.realms import Realms
 from pullthrough.store import Link, Partial, Store, StoredBlob, StoreError
+from pullthrough.tags import Tags
 from pullthrough.upstream import Timeouts, Upstream
 
 REPOSITORY = "team/app"
 PATIENCE = 20.0
 POLL_SECONDS = 0.002
 STORE_SIZE = 1 << 30
+GRANT_TTL = 60.0
+GRACE = 24 * 3600.0
+MAX_STALE = 7 * 24 * 3600.0
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -60,6 +70,19 @@ class Clock:
     def __call__(self) -> float:
         self.time += 1e-6
         return self.time
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What an operator may choose. Seconds; `patience` is that for an upstream to say anything."""
+
+    grant_ttl: float = GRANT_TTL
+    grace: float = GRACE
+    max_stale: float = MAX_STALE
+    floor: int = 1
+    brokered: bool = True
+    offline: bool = False
+    patience: float = PATIENCE
 
 
 class TroubledStore(Store):
@@ -132,6 +155,14 @@ class TroubledStore(Store):
         async with self._trouble("put"):
             await super().put(digest, content)
 
+    async def recall(self, key: str) -> Any:
+        async with self._trouble("recall"):
+            return await super().recall(key)
+
+    async def note(self, facts: Mapping[str, tuple[Any, float] | None]) -> None:
+        async with self._trouble("note"):
+            await super().note(facts)
+
 
 @dataclass
 class Inside:
@@ -143,15 +174,21 @@ class Inside:
     upstream: Upstream
     flights: Flights
     clock: Clock
+    facts: Facts
     access: Access
+    accounts: Accounts
     blobs: Blobs
     manifests: Manifests
     neighbours: Neighbours
     pulls: Pulls
+    #: Token requests, by how they were answered.
+    counted: Counter[str]
 
     @property
     def registry(self) -> Registry:
         """As requests name it."""
+        if self.fake.secure:
+            return Registry("https", self.fake.name, self.fake.public_port)
         return Registry("http", self.fake.address, self.fake.port)
 
     def repository(self, name: str = REPOSITORY) -> Repository:
@@ -161,7 +198,8 @@ class Inside:
     def source(self, authorization: str | None = None, *, repository: str = REPOSITORY) -> Source:
         """Where a client with these credentials asks."""
         headers = Headers(() if authorization is None else (("Authorization", authorization),))
-        return Source(self.repository(repository), repeated(headers), self.access.principal(headers))
+        caller = self.accounts.caller(Request(self.registry, "GET", "/v2/", headers), repository)
+        return Source(self.repository(repository), repeated(headers), caller.principal)
 
     def request(self, target: str, method: str = "GET", **fields: str | None) -> Request:
         """A request; `if_none_match="..."` is a field."""
@@ -174,7 +212,11 @@ class Inside:
 
     async def get(self, target: str, method: str = "GET", **fields: str | None) -> "Got":
         """The whole answer; AssertionError if it passes."""
-        answer = await self.ask(target, method, **fields)
+        return await self.send(self.request(target, method, **fields))
+
+    async def send(self, request: Request) -> "Got":
+        """The whole answer; AssertionError if it passes."""
+        answer = await self.pulls.answer(request)
         assert isinstance(answer, Answer), answer
         return Got(answer, await whole(answer.body))
 
@@ -263,11 +305,19 @@ def plain_registry() -> Iterator[FakeRegistry]:
 
 @asynccontextmanager
 async def inside(
-    folder: Path, fake: FakeRegistry, *, eager: bool = False, size: int = STORE_SIZE
+    folder: Path,
+    fake: FakeRegistry,
+    *,
+    eager: bool = False,
+    size: int = STORE_SIZE,
+    trusted: bool = True,
+    tls: ssl.SSLContext | None = None,
+    chosen: Chosen | None = None,
 ) -> AsyncIterator[Inside]:
     """Everything built before `fake`, which is as new, and looked after when it is left.
 
-    `eager`: with the task factory that mitmproxy uses.
+    `eager`: with the task factory that mitmproxy uses. A registry with TLS needs `tls` to be trusted, and the lab's
+    names (see `lab.logins`). In the same folder as one before, what that one stored is found again.
     """
     loop = asyncio.get_running_loop()
     if eager:
@@ -275,13 +325,14 @@ async def inside(
     fake.reset()
     fake.manners, fake.content = Manners(), Content()
     with _no_unseen_errors(loop):
-        made = _build(folder / "store", fake, size)
+        made = _build(folder / "store", fake, size, trusted, tls, chosen or Chosen())
         try:
             yield made
         finally:
             fake.release()
             await made.flights.aclose()
             await made.upstream.aclose()
+            await made.facts.flush()
             opened = open_files(made.folder)
             await made.store.aclose()
             loop.set_task_factory(None)
@@ -289,30 +340,78 @@ async def inside(
         await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
 
-def _build(folder: Path, fake: FakeRegistry, size: int) -> Inside:
+def _build(
+    folder: Path, fake: FakeRegistry, size: int, trusted: bool, tls: ssl.SSLContext | None, chosen: Chosen
+) -> Inside:
     clock = Clock()
-    access = Access(b"secret", clock)
     store = TroubledStore(folder, size)
     upstream = Upstream(
-        tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # the registry is plain
-        timeouts=Timeouts(PATIENCE, PATIENCE, PATIENCE),
+        tls=tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # a plain registry needs none
+        timeouts=Timeouts(chosen.patience, chosen.patience, PATIENCE),
         parents=ParentProxies({}),
         guard=Guard(),
         agent="pullthrough/test",
+        offline=chosen.offline,
+        clock=clock,
     )
+    facts = Facts(store, clock)
+    access = Access(facts, clock, ttl=chosen.grant_ttl, grace=chosen.grace)
+    accounts = Accounts(b"secret", facts, clock, clock, grace=chosen.grace)
+    realms = Realms(facts, brokered=chosen.brokered)
+    limits = Limits(clock, clock)
     flights = Flights(store, upstream)
     blobs = Blobs(store, flights, upstream, access)
-    manifests = Manifests(store, upstream, access)
-    neighbours = Neighbours()
-    pulls = Pulls(
-        store=store,
+    manifests = Manifests(store, upstream, access, Tags(facts, chosen.max_stale), limits, floor=chosen.floor)
+    counted: Counter[str] = Counter()
+    broker = Broker(
+        upstream=upstream,
+        realms=realms,
+        accounts=accounts,
+        access=access,
+        clock=clock,
+        remember=chosen.grant_ttl,
+        count=lambda answer: counted.update((answer,)),
+    )
+    outages = Outages(
         manifests=manifests,
         blobs=blobs,
         access=access,
-        neighbours=neighbours,
-        trusted=lambda registry: True,
+        accounts=accounts,
+        realms=realms,
+        broker=broker,
+        clock=clock,
     )
-    return Inside(folder, fake, store, upstream, flights, clock, access, blobs, manifests, neighbours, pulls)
+    neighbours = Neighbours()
+    pulls = Pulls(
+        upstream=upstream,
+        manifests=manifests,
+        blobs=blobs,
+        access=access,
+        accounts=accounts,
+        realms=realms,
+        broker=broker,
+        limits=limits,
+        outages=outages,
+        neighbours=neighbours,
+        trusted=lambda registry: trusted,
+        offline=chosen.offline,
+    )
+    return Inside(
+        folder=folder,
+        fake=fake,
+        store=store,
+        upstream=upstream,
+        flights=flights,
+        clock=clock,
+        facts=facts,
+        access=access,
+        accounts=accounts,
+        blobs=blobs,
+        manifests=manifests,
+        neighbours=neighbours,
+        pulls=pulls,
+        counted=counted,
+    )
 
 
 def open_files(folder: Path) -> list[str]:

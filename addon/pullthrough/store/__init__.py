@@ -1,8 +1,9 @@
 """The blob store: content-addressed files, an index over them, and a bound on their bytes.
 
 Responsible for the promise that a digest is either stored whole and verified, or not at all, and for staying
-below its size. Must not know who asks, nor where bytes come from. Its methods never block the event loop; they
-raise `StoreError` when the disk or the index fails, and then the caller serves without the store.
+below its size. Keeps facts for others, without knowing what they mean. Must not know who asks, nor where bytes come
+from. Its methods never block the event loop; they raise `StoreError` when the disk or the index fails, and then the
+caller serves without the store.
 
 Three lanes of threads, so that none waits for another: `look` for look-ups and reading, `note` for single rows, `fill`
 for what takes long. A locked index stops only the second: what is stored is still served.
@@ -16,10 +17,10 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pullthrough.core.digest import Digest
 from pullthrough.health import Health
@@ -125,6 +126,14 @@ class Store:
     async def unlink(self, repository: str, digest: Digest) -> None:
         """The upstream no longer has `digest` in `repository`."""
         await self._do(self._note, lambda parts: parts.index.unlink(repository, digest))
+
+    async def recall(self, key: str) -> Any:
+        """What was noted under `key`, as JSON has it; None if there is nothing."""
+        return await self._do(self._look, lambda parts: parts.index.recall(key))
+
+    async def note(self, facts: Mapping[str, tuple[Any, float] | None]) -> None:
+        """Note JSON values by key, each for so many seconds; None deletes. All of them or none."""
+        await self._do(self._note, lambda parts: parts.index.note(facts))
 
     async def usage(self) -> tuple[int, int]:
         """(bytes of blobs, number of blobs)."""

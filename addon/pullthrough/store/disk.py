@@ -62,7 +62,7 @@ class JsonDisk(diskcache.Disk):  # type: ignore[misc]
         if mode == MODE_BINARY and isinstance(filename, str):
             return Adopted(filename, -1)  # diskcache does not tell the size here: the row's tag has it
         if mode == MODE_RAW and isinstance(value, str):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 return json.loads(value)
         return None
 

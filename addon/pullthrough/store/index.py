@@ -1,4 +1,4 @@
-"""What the store knows: which blobs there are, and which repositories they belong to.
+"""What the store knows: which blobs there are, which repositories they belong to, and facts that others keep here.
 
 Responsible for the rows and for the order in which blobs were used. Must not know how bytes are written or
 served, and decides nothing about access: a link is a fact, what it allows is decided elsewhere.
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pullthrough.core.digest import Digest
 from pullthrough.store import names
@@ -40,13 +40,14 @@ class Index:
             self._blobs = opened.enter_context(contextlib.closing(Rows(root, busy)))
             self._recency = opened.enter_context(contextlib.closing(Rows(root / "recency", busy)))
             self._links = opened.enter_context(contextlib.closing(Rows(root / "links", busy)))
+            self._facts = opened.enter_context(contextlib.closing(Rows(root / "facts", busy)))
             opened.pop_all()
         self._touched: dict[Digest, None] = {}
         self._touching = threading.Lock()
 
     def close(self) -> None:
         """Close this thread's connections; they are opened again when need be."""
-        for cache in (self._blobs, self._recency, self._links):
+        for cache in (self._blobs, self._recency, self._links, self._facts):
             cache.close()
 
     # -- blobs
@@ -151,6 +152,24 @@ class Index:
         """`digest` is no part of `repository` any more."""
         self._links.delete(f"{repository} {digest}")
 
+    # -- facts
+
+    def recall(self, key: str) -> Any:
+        """The fact that was written down under `key`; None if there is none."""
+        return self._facts.get(key)
+
+    def note(self, facts: Mapping[str, tuple[Any, float] | None]) -> None:
+        """Write facts down, each for so many seconds; None deletes one. All of them or none."""
+        with self._facts.transact():
+            for key, fact in facts.items():
+                if fact is None:
+                    self._facts.delete(key)
+                else:
+                    self._facts.set(key, fact[0], expire=fact[1])
+
+    # -- both
+
     def expire(self) -> None:
-        """Delete links that were not seen anew for long."""
+        """Delete links that were not seen anew for long, and facts whose time is over."""
         self._links.expire()
+        self._facts.expire()

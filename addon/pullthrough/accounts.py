@@ -1,0 +1,188 @@
+"""Who asks: the account behind a request, known by fingerprint and never by name.
+
+Responsible for principals, for which account got which token, and for tokens of our own in an outage. Must not know
+what anybody may have. No credential is kept, in memory or on disk: a fingerprint is an HMAC under the secret of this
+installation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import hashlib
+import hmac
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from pullthrough.core import credentials, localtoken
+from pullthrough.core.credentials import Claim
+from pullthrough.core.headers import Headers
+from pullthrough.core.localtoken import LocalToken
+from pullthrough.facts import Facts
+from pullthrough.messages import Registry, Request
+
+#: Seconds for which a token of ours may be used: as docker counts at least.
+LOCAL_LIFE: Final = 60
+#: ... and by which it is honoured longer, as it takes time to arrive.
+_LATE: Final = 30
+#: Tokens whose account is remembered; beyond, the oldest are strangers again.
+_MAX_TOKENS: Final = 65536
+#: Seconds for which it is remembered whose a refresh token is.
+_REFRESH: Final = 90 * 24 * 3600.0
+
+
+class Credential(enum.Enum):
+    """What a request shows."""
+
+    NONE = enum.auto()
+    #: A token that we relayed to the account.
+    TOKEN = enum.auto()
+    #: A token of which we know nothing.
+    STRANGE_TOKEN = enum.auto()
+    #: A token of our own, good here and now.
+    LOCAL = enum.auto()
+    #: A token of our own that is not.
+    VOID = enum.auto()
+    #: A password, a key: anything else that may decide what the sender is allowed to see.
+    OTHER = enum.auto()
+
+    @property
+    def ours(self) -> bool:
+        """Is it of our making? Then it never goes upstream."""
+        return self in (Credential.LOCAL, Credential.VOID)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request: the one to whom grants are made."""
+
+    principal: bytes
+    credential: Credential
+
+
+@dataclass(frozen=True, slots=True)
+class _Issued:
+    account: bytes
+    repositories: frozenset[str]
+    until: float
+
+
+class Accounts:
+    """The accounts that use this installation. `clock` never goes back; `now` counts seconds since the epoch."""
+
+    def __init__(
+        self, secret: bytes, facts: Facts, clock: Callable[[], float], now: Callable[[], float], *, grace: float
+    ) -> None:
+        self._fingerprints = hmac.digest(secret, b"fingerprints", "sha256")
+        self._signing = hmac.digest(secret, b"local tokens", "sha256")
+        self._facts = facts
+        self._clock = clock
+        self._now = now
+        self._grace = grace
+        self._issued: OrderedDict[bytes, _Issued] = OrderedDict()
+
+    # -- principals
+
+    def caller(self, request: Request, repository: str) -> Caller:
+        """Who asks for something of `repository` ("" for the registry itself).
+
+        A token stands for its account only where it was asked for: one with a narrower scope opens no more here than
+        upstream.
+        """
+        token = credentials.bearer(request.headers)
+        if token is None:
+            fields = request.headers.credentials()
+            return Caller(self._stranger(request.headers), Credential.OTHER if fields else Credential.NONE)
+        if localtoken.is_local(token):
+            return self._local(request, token, repository)
+        issued = self._issued.get(self._fingerprint("token", str(request.registry), token))
+        if issued is not None and issued.until > self._clock() and _covers(issued.repositories, repository):
+            return Caller(self.principal(issued.account, request.headers), Credential.TOKEN)
+        return Caller(self._stranger(request.headers), Credential.STRANGE_TOKEN)
+
+    def principal(self, account: bytes, headers: Headers) -> bytes:
+        """The account as it shows itself with these fields: others than the token's may decide as well."""
+        fields = (part for field in headers.without("Authorization").credentials() for part in field)
+        return self._fingerprint("account", account.hex(), *fields)
+
+    def _local(self, request: Request, text: str, repository: str) -> Caller:
+        token = localtoken.read(self._signing, text, self._now())
+        if token is None or token.registry != str(request.registry) or not _covers(token.repositories, repository):
+            return Caller(self._stranger(request.headers), Credential.VOID)
+        return Caller(self.principal(token.account, request.headers), Credential.LOCAL)
+
+    def _stranger(self, headers: Headers) -> bytes:
+        fields = (part for field in headers.credentials() for part in field)
+        return self._fingerprint("fields", *fields)
+
+    # -- accounts and their tokens
+
+    async def account(self, registry: Registry, claim: Claim, headers: Headers) -> bytes:
+        """Whose token request this is: the same account for the same credentials, whatever way they were sent."""
+        others = (part for field in headers.without("Authorization").credentials() for part in field)
+        if claim.kind == "refresh":
+            known = await self._facts.get(self._refresh_key(registry, claim.secret))
+            if isinstance(known, str):
+                with contextlib.suppress(ValueError):
+                    return bytes.fromhex(known)
+        return self._fingerprint("claim", str(registry), claim.kind, claim.user, claim.secret, *others)
+
+    def name(self, registry: Registry, user: str) -> bytes:
+        """The name that an account goes by, whatever its password."""
+        return self._fingerprint("name", str(registry), user)
+
+    def issued(
+        self, registry: Registry, token: str, account: bytes, repositories: Iterable[str], seconds: float
+    ) -> None:
+        """The token server gave `token` to `account`, for `seconds`, asked for what may be pulled from these."""
+        key = self._fingerprint("token", str(registry), token)
+        self._issued.pop(key, None)
+        self._issued[key] = _Issued(account, frozenset(repositories), self._clock() + seconds)
+        while len(self._issued) > _MAX_TOKENS:
+            self._issued.popitem(last=False)
+
+    def refreshes(self, registry: Registry, token: str, account: bytes) -> None:
+        """The token server gave `account` this refresh token: who shows it is that account."""
+        self._facts.put(self._refresh_key(registry, token), account.hex(), _REFRESH)
+
+    # -- who was known before an outage
+
+    def proved(self, registry: Registry, who: bytes) -> None:
+        """The registry, or its token server, accepted this account or principal just now."""
+        if self._grace:
+            self._facts.put(self._proof_key(registry, who), who.hex(), self._grace)
+
+    def disproved(self, registry: Registry, who: bytes) -> None:
+        """It did not."""
+        self._facts.drop(self._proof_key(registry, who))
+
+    async def remembered(self, registry: Registry, who: bytes) -> bool:
+        """Was this account or principal accepted within the grace for outages, and not refused since?"""
+        known = await self._facts.get(self._proof_key(registry, who), self._grace)
+        return isinstance(known, str) and hmac.compare_digest(known.encode(errors="replace"), who.hex().encode())
+
+    def local(self, registry: Registry, account: bytes, repositories: Iterable[str]) -> str:
+        """A token of our own for an account that was `remembered`, good for `LOCAL_LIFE` seconds."""
+        expires = int(self._now()) + LOCAL_LIFE + _LATE
+        return localtoken.mint(self._signing, LocalToken(account, str(registry), frozenset(repositories), expires))
+
+    # -- fingerprints
+
+    def _proof_key(self, registry: Registry, who: bytes) -> str:
+        return f"proof {self._fingerprint('proof', str(registry), who.hex()).hex()}"
+
+    def _refresh_key(self, registry: Registry, token: str) -> str:
+        return f"refresh {self._fingerprint('refresh', str(registry), token).hex()}"
+
+    def _fingerprint(self, *parts: str) -> bytes:
+        mac = hmac.new(self._fingerprints, digestmod=hashlib.sha256)
+        for part in parts:
+            data = part.encode("utf-8", "surrogateescape")
+            mac.update(len(data).to_bytes(8) + data)
+        return mac.digest()
+
+
+def _covers(repositories: frozenset[str], repository: str) -> bool:
+    return not repository or repository in repositories

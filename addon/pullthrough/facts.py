@@ -1,0 +1,131 @@
+"""Facts that outlive a restart: proofs of access, the last digests of tags, challenges.
+
+Responsible for writing them down behind the back of whoever learned them, in order, and for how long they count. Must
+not know what they mean. What cannot be written counts as long as this process lives; what cannot be read is unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Final
+
+from pullthrough.store import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+#: A fact that was learned again is written again only after this part of its time: not with every pull.
+_RENEW: Final = 1 / 24
+#: Seconds by which a clock may be set back without making what was learned before worthless.
+_SET_BACK: Final = 300.0
+#: Facts that may wait for a disk that does not take them, and facts of which is remembered that they are written.
+_MAX: Final = 16384
+
+#: Since when it holds, how many seconds it counts, and what it says. What is gone is remembered as gone: None.
+type _Fact = tuple[float, float, Any] | None
+
+
+class Facts:
+    """JSON values by key. `now` counts seconds since the epoch, and may jump: it has to mean the same tomorrow."""
+
+    def __init__(self, store: Store, now: Callable[[], float]) -> None:
+        self._store = store
+        self._now = now
+        #: Later than what is on disk; what is being written just now is in both.
+        self._waiting: OrderedDict[str, _Fact] = OrderedDict()
+        self._written: OrderedDict[str, _Fact] = OrderedDict()
+        self._writing: asyncio.Task[None] | None = None
+        #: When something was last given up that the disk did not take: what lies there from before may hold no more.
+        self._given_up = -math.inf
+
+    async def get(self, key: str, within: float = math.inf) -> Any:
+        """What is known under `key`; None if nothing is, no more, or only from longer than `within` seconds ago."""
+        fact = await self._find(key)
+        if fact is None:
+            return None
+        since, seconds, value = fact
+        age = self._now() - since
+        return value if age >= -_SET_BACK and max(age, 0.0) < min(seconds, within) else None
+
+    def put(self, key: str, value: Any, seconds: float) -> None:
+        """`value` holds from now on, for so long unless it is put again."""
+        fact, now = self._latest(key), self._now()
+        if fact is None or fact[1:] != (seconds, value) or not 0 <= now - fact[0] < seconds * _RENEW:
+            self._learn(key, (now, seconds, value))
+
+    def drop(self, key: str) -> None:
+        """It holds no more."""
+        if not self._learned(key) or self._latest(key) is not None:
+            self._learn(key, None)
+
+    async def flush(self) -> None:
+        """Have everything written down, as far as the disk takes it."""
+        while self._writing is not None and not self._writing.done():
+            await asyncio.wait((self._writing,))
+        await asyncio.wait((self._write_behind(),))
+
+    def _learned(self, key: str) -> bool:
+        """Is what is on disk known without looking, or out of date?"""
+        return key in self._waiting or key in self._written
+
+    def _latest(self, key: str) -> _Fact:
+        return self._waiting[key] if key in self._waiting else self._written.get(key)
+
+    def _learn(self, key: str, fact: _Fact) -> None:
+        if _keep(self._waiting, key, fact):
+            self._given_up = self._now()
+        self._write_behind()
+
+    def _write_behind(self) -> asyncio.Task[None]:
+        """The one task that writes: two at once could write in the wrong order."""
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write(), name="facts")
+        return self._writing
+
+    async def _find(self, key: str) -> _Fact:
+        row = None
+        if not self._learned(key):
+            with contextlib.suppress(StoreError):
+                row = await self._store.recall(key)
+        if self._learned(key):
+            return self._latest(key)
+        fact = _fact(row)
+        return fact if fact is not None and fact[0] > self._given_up else None
+
+    async def _write(self) -> None:
+        """Until nothing waits. What the disk does not take waits for the next fact that is learned."""
+        while self._waiting:
+            batch = dict(self._waiting)
+            rows = {key: fact and (list(fact), fact[1]) for key, fact in batch.items()}
+            try:
+                await self._store.note(rows)
+            except StoreError as error:
+                log.debug("%d facts are not written down: %s", len(batch), error)
+                return
+            for key, fact in batch.items():
+                if self._waiting.get(key, batch) is fact:
+                    del self._waiting[key]
+                _keep(self._written, key, fact)
+
+
+def _fact(row: Any) -> _Fact:
+    """What a row says, if we wrote it."""
+    match row:
+        case [int() | float() as since, int() | float() as seconds, value]:
+            with contextlib.suppress(OverflowError):
+                return float(since), float(seconds), value
+    return None
+
+
+def _keep(facts: OrderedDict[str, _Fact], key: str, fact: _Fact) -> bool:
+    """Was an older one given up for it?"""
+    facts[key] = fact
+    facts.move_to_end(key)
+    full = len(facts) > _MAX
+    if full:
+        facts.popitem(last=False)
+    return full

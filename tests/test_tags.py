@@ -1,0 +1,256 @@
+"""The last digests of tags: for whom, for how long, and until somebody deleted or moved them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from lab.memory import Memory, remembering
+from pullthrough import tags as module
+from pullthrough.core.digest import Digest
+from pullthrough.core.media import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from pullthrough.messages import Registry, Repository
+from pullthrough.tags import Tags
+
+APP = Repository(Registry("https", "registry.test", 443), "team/app")
+OTHER = Repository(Registry("https", "registry.test", 443), "team/other")
+PLAIN = Repository(Registry("http", "registry.test", 80), "team/app")
+OLD, NEW = Digest.of(b"old"), Digest.of(b"new")
+ACCEPT = (OCI_MANIFEST, DOCKER_MANIFEST)
+WEEK = 7 * 24 * 3600.0
+
+
+@pytest.fixture
+async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
+    async with remembering(tmp_path / "store") as made:
+        yield made
+
+
+@pytest.fixture
+def tags(memory: Memory) -> Tags:
+    return Tags(memory.facts, WEEK)
+
+
+async def test_a_tag_that_nobody_saw_names_nothing(tags: Tags) -> None:
+    assert await tags.last(APP, "latest", ACCEPT) is None
+
+
+async def test_what_was_seen_last_counts_also_after_a_restart(tags: Tags, memory: Memory) -> None:
+    tags.seen(APP, "latest", ACCEPT, OLD)
+    tags.seen(APP, "latest", ACCEPT, NEW)
+    assert await tags.last(APP, "latest", ACCEPT) == NEW
+
+    assert await Tags(await memory.restart(), WEEK).last(APP, "latest", ACCEPT) == NEW
+
+
+async def test_tags_are_apart(tags: Tags) -> None:
+    tags.seen(APP, "latest", ACCEPT, OLD)
+
+    for repository, tag in ((APP, "v1"), (OTHER, "latest"), (PLAIN, "latest")):
+        assert await tags.last(repository, tag, ACCEPT) is None
+
+
+async def test_a_name_and_a_tag_cannot_be_taken_for_others(tags: Tags) -> None:
+    tags.seen(Repository(APP.registry, "a"), "b", (), OLD)
+    tags.seen(Repository(APP.registry, "a/b"), "c", (), NEW)
+
+    assert await tags.last(Repository(APP.registry, "a"), "b", ()) == OLD
+    assert await tags.last(Repository(APP.registry, "a/b"), "c", ()) == NEW
+
+
+async def test_who_accepts_other_types_may_have_got_another_digest(tags: Tags) -> None:
+    tags.seen(APP, "latest", ACCEPT, OLD)
+    tags.seen(APP, "latest", (OCI_INDEX,), NEW)
+
+    assert await tags.last(APP, "latest", ACCEPT) == OLD
+    assert await tags.last(APP, "latest", (OCI_INDEX,)) == NEW
+    assert await tags.last(APP, "latest", ()) is None
+    assert await tags.last(APP, "latest", (OCI_MANIFEST,)) is None
+
+
+@pytest.mark.parametrize(
+    "accept", [(DOCKER_MANIFEST, OCI_MANIFEST), (f"{DOCKER_MANIFEST} ,{OCI_MANIFEST}",), (*ACCEPT, *ACCEPT)]
+)
+async def test_the_same_types_are_the_same_however_they_are_written(tags: Tags, accept: tuple[str, ...]) -> None:
+    tags.seen(APP, "latest", ACCEPT, OLD)
+
+    assert await tags.last(APP, "latest", accept) == OLD
+
+
+async def test_any_bytes_can_be_accepted(tags: Tags) -> None:
+    tags.seen(APP, "latest", ("\udcff",), OLD)
+
+    assert await tags.last(APP, "latest", ("\udcff",)) == OLD
+    assert await tags.last(APP, "latest", ("\udcfe",)) is None
+
+
+# -- for how long
+
+
+async def test_it_counts_until_it_is_too_stale(tags: Tags, memory: Memory) -> None:
+    tags.seen(APP, "latest", ACCEPT, OLD)
+    memory.clock.time += WEEK - 1
+    assert await tags.last(APP, "latest", ACCEPT) == OLD
+    memory.clock.time += 1
+    assert await tags.last(APP, "latest", ACCEPT) is None
+
+
+async def test_to_see_the_same_again_renews_it(tags: Tags, memory: Memory) -> None:
+    tags.seen(APP, "latest", ACCEPT, OLD)
+    memory.clock.time += WEEK - 1
+    tags.seen(APP, "latest", ACCEPT, OLD)
+    memory.clock.time += WEEK - 1
+
+    assert await tags.last(APP, "latest", ACCEPT) == OLD
+
+
+async def test_where_nothing_may_be_stale_nothing_is_remembered(memory: Memory) -> None:
+    tags = Tags(memory.facts, 0)
+    tags.seen(APP, "latest", ACCEPT, OLD)
+    assert await tags.last(APP, "latest", ACCEPT) is None
+    tags.gone(APP, "v1")
+
+    await memory.facts.flush()
+    assert memory.rows().keys() == []
+
+
+async def test_less_patience_counts_for_what_was_seen_before(tags: Tags, memory: Memory) -> None:
+    tags.seen(APP, "latest", ACCEPT, OLD)
+    memory.clock.time += WEEK / 2
+    facts = await memory.restart()
+
+    assert await Tags(facts, 0).last(APP, "latest", ACCEPT) is None
+    assert await Tags(facts, WEEK / 4).last(APP, "latest", ACCEPT) is None
+    assert await Tags(facts, WEEK).last(APP, "latest", ACCEPT) == OLD
+
+
+# -- gone
+
+
+async def test_what_is_gone_is_gone_for_everybody_and_after_a_restart(tags: Tags, memory: Memory) -> None:
+    for accept in (ACCEPT, (OCI_INDEX,)):
+        tags.seen(APP, "latest", accept, OLD)
+    tags.seen(APP, "v1", ACCEPT, OLD)
+    tags.gone(APP, "latest")
+
+    for now in (tags, Tags(await memory.restart(), WEEK)):
+        assert await now.last(APP, "latest", ACCEPT) is None
+        assert await now.last(APP, "latest", (OCI_INDEX,)) is None
+        assert await now.last(APP, "v1", ACCEPT) == OLD
+
+
+async def test_what_is_gone_stays_so_as_long_as_it_could_have_been_stale(tags: Tags, memory: Memory) -> None:
+    tags.seen(APP, "latest", ACCEPT, OLD)
+    memory.clock.time += 1
+    tags.gone(APP, "latest")
+    for _ in range(int(WEEK // 3600)):
+        memory.clock.time += 3600
+        assert await tags.last(APP, "latest", ACCEPT) is None
+
+
+async def test_a_tag_that_was_gone_can_be_seen_again(tags: Tags, memory: Memory) -> None:
+    tags.seen(APP, "latest", ACCEPT, OLD)
+    tags.gone(APP, "latest")
+    tags.seen(APP, "latest", ACCEPT, NEW)
+
+    assert await tags.last(APP, "latest", ACCEPT) == NEW
+    assert await Tags(await memory.restart(), WEEK).last(APP, "latest", ACCEPT) == NEW
+
+
+# -- named, but not yet got
+
+
+async def test_what_nobody_got_does_not_count_until_somebody_does(tags: Tags) -> None:
+    tags.seen(APP, "latest", ACCEPT, OLD)
+    tags.named(APP, "latest", ACCEPT, NEW)
+    assert await tags.last(APP, "latest", ACCEPT) == OLD
+    tags.got(APP, Digest.of(b"third"))
+    tags.got(OTHER, NEW)
+    assert await tags.last(APP, "latest", ACCEPT) == OLD
+    tags.got(APP, NEW)
+    assert await tags.last(APP, "latest", ACCEPT) == NEW
+
+
+async def test_what_was_got_counts_for_every_tag_that_was_said_to_name_it(tags: Tags, memory: Memory) -> None:
+    tags.named(APP, "latest", ACCEPT, NEW)
+    tags.named(APP, "latest", (OCI_INDEX,), OLD)
+    tags.named(APP, "v1", (OCI_INDEX,), NEW)
+    tags.got(APP, NEW)
+
+    for now in (tags, Tags(await memory.restart(), WEEK)):
+        assert await now.last(APP, "latest", ACCEPT) == NEW
+        assert await now.last(APP, "v1", (OCI_INDEX,)) == NEW
+        assert await now.last(APP, "latest", (OCI_INDEX,)) is None
+
+
+async def test_a_tag_is_named_as_it_was_named_last(tags: Tags) -> None:
+    tags.named(APP, "latest", ACCEPT, OLD)
+    tags.named(APP, "latest", ACCEPT, NEW)
+    tags.got(APP, OLD)
+    assert await tags.last(APP, "latest", ACCEPT) is None
+    tags.got(APP, NEW)
+    assert await tags.last(APP, "latest", ACCEPT) == NEW
+
+
+async def test_what_was_seen_since_is_not_undone(tags: Tags) -> None:
+    tags.named(APP, "latest", ACCEPT, OLD)
+    tags.seen(APP, "latest", ACCEPT, NEW)
+    tags.got(APP, OLD)
+
+    assert await tags.last(APP, "latest", ACCEPT) == NEW
+
+
+async def test_what_is_gone_is_no_longer_named(tags: Tags) -> None:
+    for tag, accept in (("latest", ACCEPT), ("latest", (OCI_INDEX,)), ("v1", ACCEPT)):
+        tags.named(APP, tag, accept, NEW)
+    tags.gone(APP, "latest")
+    tags.got(APP, NEW)
+
+    assert await tags.last(APP, "latest", ACCEPT) is None
+    assert await tags.last(APP, "latest", (OCI_INDEX,)) is None
+    assert await tags.last(APP, "v1", ACCEPT) == NEW
+
+
+async def test_only_so_much_is_named_and_the_oldest_goes(tags: Tags, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_NAMED", 2)
+    monkeypatch.setattr(module, "_MAX_REPOSITORIES", 2)
+    for tag in "abac":
+        tags.named(APP, tag, ACCEPT, NEW)
+    repositories = {name: Repository(APP.registry, name) for name in ("x", "y")}
+    tags.named(repositories["x"], "a", ACCEPT, NEW)
+    tags.named(APP, "c", ACCEPT, NEW)
+    tags.named(repositories["y"], "a", ACCEPT, NEW)
+    for repository in (APP, *repositories.values()):
+        tags.got(repository, NEW)
+
+    assert {tag: await tags.last(APP, tag, ACCEPT) for tag in "abc"} == {"a": NEW, "b": None, "c": NEW}
+    assert await tags.last(repositories["x"], "a", ACCEPT) is None
+    assert await tags.last(repositories["y"], "a", ACCEPT) == NEW
+
+
+async def test_where_nothing_may_be_stale_nothing_is_named(memory: Memory) -> None:
+    tags = Tags(memory.facts, 0)
+    tags.named(APP, "latest", ACCEPT, NEW)
+    tags.got(APP, NEW)
+    assert await tags.last(APP, "latest", ACCEPT) is None
+
+    await memory.facts.flush()
+    assert memory.rows().keys() == []
+
+
+# -- rows of others
+
+
+async def test_a_row_that_names_no_digest_is_none(tags: Tags, memory: Memory) -> None:
+    tags.seen(APP, "latest", ACCEPT, OLD)
+    await memory.facts.flush()
+    (key,) = memory.rows().keys()
+    tags = Tags(await memory.restart(), WEEK)
+    now = memory.clock.time
+    for row in (f'[{now}, 1e9, "../x"]', f'[{now}, 1e9, "sha256:"]', f"[{now}, 1e9, 7]", f"[{now}, 1e9, null]", "x"):
+        memory.rows().change(key, row)
+        assert await tags.last(APP, "latest", ACCEPT) is None
+    memory.rows().change(key, f'[{now}, 1e9, "{NEW}"]')
+    assert await tags.last(APP, "latest", ACCEPT) == NEW
