@@ -12,13 +12,17 @@ import pytest
 from lab.asking import Asking
 from lab.cdn import Cdn
 from lab.fake_registry import Content, FakeRegistry, Manners
+from lab.front import Front
 from lab.images import KIB
 from lab.names import NameMap
 from lab.pki import Pki
 from lab.proxy import Proxies, Proxy
 from lab.registry import Registry
+from lab.token_path import basic
 from lab.tokens import TokenServer
 
+#: Rights are asked for anew after a moment, and nobody is waited for very long.
+BRISK = ("--grant-ttl", "1s", "--connect-timeout", "3s", "--first-byte-timeout", "3s", "--log-level", "debug")
 IMPATIENT = ("--stall-timeout", "1s", "--first-byte-timeout", "2s", "--connect-timeout", "3s")
 
 
@@ -77,6 +81,56 @@ def site_proxy(
     for service in (session_registry, session_tokens, session_cdn):
         service.publish(session_names)
     return session_proxies(session_registry)
+
+
+@pytest.fixture(scope="session")
+def session_front(pki: Pki, session_registry: Registry) -> Iterator[Front]:
+    """`registry` behind something that limits and hangs; tests take `front`."""
+    server = Front(pki.identity("front.test"), session_registry, pki.client_context())
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def front(session_front: Front, registry: Registry, names: NameMap) -> Iterator[Front]:
+    """`front.test:PORT`, as new."""
+    session_front.publish(names)
+    session_front.reset()
+    yield session_front
+    session_front.reset()
+
+
+@pytest.fixture(scope="session")
+def session_brisk_proxy(
+    session_proxies: Proxies,
+    session_names: NameMap,
+    session_registry: Registry,
+    session_front: Front,
+    session_tokens: TokenServer,
+    session_cdn: Cdn,
+) -> Proxy:
+    """A proxy for outages; tests take `brisk_proxy`."""
+    for service in (session_registry, session_front, session_tokens, session_cdn):
+        service.publish(session_names)
+    return session_proxies(session_registry, session_front, flags=BRISK)
+
+
+@pytest.fixture
+def brisk_proxy(session_brisk_proxy: Proxy, tokens: TokenServer) -> Iterator[Proxy]:
+    """A proxy in front of `registry` and `front` that soon asks again. Nothing that a test says is in its log."""
+    tokens.ttl = 60  # so short a life is not remembered by the proxy: every pull asks for a token
+    told = len(session_brisk_proxy.log_text())
+    yield session_brisk_proxy
+    session_brisk_proxy.regain_names()
+    text = session_brisk_proxy.log_text()[told:]
+    assert not [secret for secret in secrets(tokens) if secret in text]
+
+
+def secrets(tokens: TokenServer) -> list[str]:
+    """The passwords, in clear and as they are sent, and the beginnings of all tokens: the registry's and our own."""
+    accounts = [f"{account}:{password}" for account, password in tokens.passwords.items()]
+    return ["eyJ", "pullthrough.v1.", *tokens.passwords.values(), *(basic(creds).split()[1] for creds in accounts)]
 
 
 @pytest.fixture

@@ -85,15 +85,21 @@ async def test_every_answer_has_a_cache_status(asking: Asking, method: str, targ
     assert cache_status(answer).startswith(f"pullthrough; {words}")
 
 
-@pytest.mark.parametrize("target", ["/v2/", "/v2/a/manifests/v1", f"/v2/a/blobs/{DIGEST}", "/v2/a/tags/list"])
-async def test_even_our_own_errors_have_a_cache_status(fake: FakeRegistry, asking: Asking, target: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [("/v2/", 503), ("/v2/a/manifests/v1", 503), (f"/v2/a/blobs/{DIGEST}", 503), ("/v2/a/tags/list", 502)],
+)
+async def test_even_our_own_errors_have_a_cache_status(
+    fake: FakeRegistry, asking: Asking, target: str, status: int
+) -> None:
+    stranger = asking.as_account(basic("who", "was never seen"))
     fake.stop()
     try:
-        answer = await asking.fetch(target)
+        answer = await stranger.fetch(target)
     finally:
         fake.start()
 
-    assert (answer.status, cache_status(answer).startswith("pullthrough; fwd=")) == (502, True)
+    assert (answer.status, cache_status(answer).startswith("pullthrough; fwd=")) == (status, True)
 
 
 async def test_an_upstreams_own_cache_status_is_kept(fake: FakeRegistry, asking: Asking) -> None:
@@ -151,15 +157,16 @@ async def test_a_client_that_leaves_is_one_line_with_what_it_got(
 async def test_our_own_errors_are_lines_with_a_status(
     fake: FakeRegistry, fake_proxy: Proxy, asking: Asking, repository: str
 ) -> None:
+    stranger = asking.as_account(basic("who", "was never seen"))
     fake.stop()
     try:
-        await asking.manifest(repository, "v1")
-        await asking.fetch(f"/v2/{repository}/tags/list")
+        await stranger.manifest(repository, "v1")
+        await stranger.fetch(f"/v2/{repository}/tags/list")
     finally:
         fake.start()
     lines = await asyncio.to_thread(lines_about, fake_proxy, repository, 2)
 
-    assert [line.get("status") for line in lines] == [502, 502]
+    assert [line.get("status") for line in lines] == [503, 502]
 
 
 # -- secrets

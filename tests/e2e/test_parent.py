@@ -91,7 +91,7 @@ async def test_a_parent_that_refuses_is_an_oci_error(
     asking = Asking.through(proxy, fake)
 
     for answer in [await asking.manifest(repository, "v1"), await asking.fetch("/v2/")]:
-        assert (answer.status, answer.headers["content-type"]) == (502, "application/json")
+        assert (answer.status, answer.headers["content-type"]) == (503, "application/json")
     with pytest.raises((OSError, Cut)):  # told 200 at once, as the parent is asked when the client speaks
         await Client(proxy.ca_file, proxy=proxy.address).fetch(plain.index_url)
 

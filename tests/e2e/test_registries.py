@@ -1,5 +1,6 @@
 """Registries of all manners: each keeps its own content, and oddities cost cache hits at most, never a pull."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -184,9 +185,13 @@ async def test_a_rate_limited_manifest_is_told_as_it_is(
     limit = Fault(status=429, headers={"Retry-After": "9", "Content-Type": "text/plain"}, body=b"HAP429")
     fake.fault("/manifests/v1", limit, times=None, method=None)
 
-    answer = await asking.manifest(repository, "v1")
+    limited = asking.as_account("Bearer whoever is limited")  # who was told to wait is not heard for so long
 
-    assert (answer.status, answer.headers["retry-after"], answer.body) == (429, "9", b"HAP429")
+    answer = await limited.manifest(repository, "v1")
+
+    assert (answer.status, answer.headers["retry-after"]) == (429, "9")
+    assert json.loads(answer.body)["errors"][0]["code"] == "TOOMANYREQUESTS"
+    assert [request.method for request in find(fake.journal, "/manifests/v1")] == ["HEAD"]  # a GET would be one more
 
 
 async def test_accept_decides_which_manifest_a_tag_means(

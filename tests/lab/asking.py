@@ -3,6 +3,7 @@
 Says only what the OCI distribution spec calls things; what is sent and what comes back is `lab.http`'s.
 """
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from lab.proxy import Proxy
 ACCEPT = f"{INDEX}, {MANIFEST}"
 #: Fields that may differ between the same answer through a proxy and without one.
 OWN_FIELDS = frozenset({"date", "cache-status"})
+REALM = re.compile(r'(realm=)"[^"]*"')
 
 
 class Asking:
@@ -23,7 +25,7 @@ class Asking:
     def __init__(self, client: Client, registry: Endpoint, authorization: str | None = None) -> None:
         self._client = client
         self._registry = registry
-        self._authorization = authorization
+        self.authorization = authorization
 
     @classmethod
     def through(cls, proxy: Proxy, registry: Endpoint, authorization: str | None = None) -> "Asking":
@@ -65,7 +67,7 @@ class Asking:
             yield connection
 
     def _fields(self, headers: Mapping[str, str] | None) -> dict[str, str]:
-        login = {"Authorization": self._authorization} if self._authorization else {}
+        login = {"Authorization": self.authorization} if self.authorization else {}
         return {**login, **(headers or {})}
 
 
@@ -84,6 +86,8 @@ def from_cache(answer: Fetched | Answer) -> bool:
 
 
 def spoken(answer: Fetched) -> tuple[int, dict[str, str], bytes]:
-    """Status, fields and body, as far as a proxy must not change them."""
+    """Status, fields and body, as far as a proxy must not change them: where tokens are to be had, it may."""
     fields = {name: value for name, value in answer.headers.items() if name not in OWN_FIELDS}
+    if "www-authenticate" in fields:
+        fields["www-authenticate"] = REALM.sub(r"\1", fields["www-authenticate"])
     return answer.status, fields, answer.body
