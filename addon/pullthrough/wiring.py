@@ -118,7 +118,7 @@ class App:
             accounts=accounts,
             access=access,
             clock=time.monotonic,
-            remember=settings.grant_ttl,
+            remember=settings.grant_ttl / 4,  # a right that was taken away must not live on by token and grant
             count=metrics.token,
         )
         outages = Outages(
