@@ -74,7 +74,7 @@ async def account(accounts: Accounts, headers: Fields = (), form: str = "", *, a
     """Whose the token request with these fields and this form is."""
     fields = Headers(headers)
     said = credentials.form(form.encode(), credentials.FORM)
-    return await accounts.account(at, credentials.claim(fields, said), fields)
+    return await accounts.account(at, credentials.claim(fields, said))
 
 
 async def alice(accounts: Accounts, *, at: Registry = REGISTRY) -> bytes:

@@ -352,15 +352,15 @@ async def test_a_refusal_ends_what_was_granted(proxy: Inside, digest: str) -> No
 
 
 async def test_an_upstream_in_trouble_refuses_nobody_for_good(proxy: Inside, digest: str) -> None:
-    await cached(proxy, digest)
+    await cached(proxy, digest, ALICE)
     proxy.clock.time += GRANT_TTL
     proxy.fake.fault(digest, Fault(status=503, body=b"later"), times=2, method=None)
 
-    got = await proxy.get(at(digest), authorization=ALICE)
+    got = await proxy.get(at(digest), authorization=BOB)
     assert (got.status, asked(proxy)) == (503, ["HEAD"])
-    got = await proxy.get(at(digest))
+    got = await proxy.get(at(digest), authorization=ALICE)
     assert (got.body, got.outcome.startswith('hit; detail="http')) == (DATA, True)
-    assert (await proxy.get(at(digest))).outcome == "hit"
+    assert (await proxy.get(at(digest), authorization=ALICE)).outcome == "hit"
 
 
 async def test_a_cookie_for_one_client_reaches_no_other(proxy: Inside, digest: str) -> None:

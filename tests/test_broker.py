@@ -18,6 +18,7 @@ from lab.inside import Chosen, Got, Inside, until
 from lab.logins import ask_token, bearer, behind_tls, challenge, form, post_form, token_in, token_path
 from lab.names import NameMap, resolver
 from lab.pki import Pki
+from lab.signer import SERVICE
 from lab.tokens import TokenServer
 from pullthrough.accounts import Credential
 
@@ -159,7 +160,9 @@ async def test_a_refresh_token_stands_for_its_account(proxy: Inside, tokens: Tok
     got = await ask_token(proxy, ALICE, offline_token="true", client_id="docker")
     refresh = json.loads(got.body)["refresh_token"]
     scope = "repository:team/app:pull"
-    again = await post_form(proxy, path, grant_type="refresh_token", refresh_token=refresh, scope=scope)
+    again = await post_form(
+        proxy, path, grant_type="refresh_token", refresh_token=refresh, scope=scope, service=SERVICE
+    )
 
     assert [asked.status for asked in tokens.asked] == [200, 200]
     assert who(proxy, f"Bearer {token_in(again)}") == who(proxy, f"Bearer {token_in(got)}")
@@ -167,7 +170,7 @@ async def test_a_refresh_token_stands_for_its_account(proxy: Inside, tokens: Tok
 
 
 async def test_a_password_is_the_same_account_whatever_way_it_is_sent(proxy: Inside) -> None:
-    login = {"username": "alice", "password": "secret", "scope": "repository:team/app:pull"}
+    login = {"username": "alice", "password": "secret", "scope": "repository:team/app:pull", "service": SERVICE}
     posted = f"Bearer {token_in(await post_form(proxy, await token_path(proxy), grant_type='password', **login))}"
     got = await bearer(proxy, ALICE)
 
@@ -475,7 +478,7 @@ async def test_a_token_without_a_lifetime_has_a_minute(proxy: Inside, tokens: To
         await ask_token(proxy, ALICE)
 
     assert len(tokens.journal.requests()) == 2, "too short to be given again"
-    proxy.clock.time += 59
+    proxy.clock.time += 54
     assert who(proxy, "Bearer abc")[1] is Credential.TOKEN
     proxy.clock.time += 2
     assert who(proxy, "Bearer abc")[1] is Credential.STRANGE_TOKEN
@@ -583,11 +586,63 @@ async def test_a_token_that_is_not_for_pulling(proxy: Inside, scope: str | None)
     assert who(proxy, f"Bearer {token}", "")[1] is Credential.TOKEN, "it opens /v2/"
 
 
+@pytest.mark.parametrize("service", ["another", None])
+async def test_a_token_for_another_service_stands_for_nobody(proxy: Inside, service: str | None) -> None:
+    """It is worth nothing at the registry, whose 401 then would be the account's."""
+    token = f"Bearer {token_in(await ask_token(proxy, ALICE, service=service))}"
+
+    assert who(proxy, token)[1] is Credential.STRANGE_TOKEN
+
+
+@pytest.mark.parametrize("scope", ["repository:team/app:v1:pull", "repository(plugin):team/app:pull"])
+async def test_a_token_without_a_right_stands_for_nobody(proxy: Inside, scope: str) -> None:
+    token = f"Bearer {token_in(await ask_token(proxy, ALICE, scope=scope))}"
+
+    assert who(proxy, token)[1] is Credential.STRANGE_TOKEN
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_a_login_that_was_refused_gets_nothing_in_an_outage(
+    proxy: Inside, tokens: TokenServer, status: int
+) -> None:
+    await ask_token(proxy, ALICE)
+    proxy.clock.time += 61
+    tokens.refuse(status)
+    assert (await ask_token(proxy, ALICE)).status == status
+    tokens.release()
+    tokens.refuse(503)
+
+    assert (await ask_token(proxy, ALICE)).status == 503
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"token":"abc","expires_in":1%s}' % (b"0" * 400),
+        b'{"token":"\\ud800x"}',
+        b'{"token":"abc","refresh_token":"\\ud800"}',
+        b'{"token":"abc","expires_in":1e999}',
+    ],
+)
+async def test_a_strange_answer_is_relayed_as_it_is(proxy: Inside, tokens: TokenServer, body: bytes) -> None:
+    tokens.fault("/jwt/auth", Fault(status=200, body=body), times=None)
+    got = await ask_token(proxy, ALICE)
+
+    assert (got.status, got.body) == (200, body)
+
+
+async def test_a_redirect_that_is_none_leads_nowhere(proxy: Inside, tokens: TokenServer) -> None:
+    tokens.fault("/jwt/auth", Fault(status=302, headers={"Location": "http://["}), times=None)
+    got = await ask_token(proxy, ALICE)
+
+    assert (got.status, got.headers.get("location")) == (302, None)
+
+
 async def test_a_token_ends(proxy: Inside) -> None:
     token = await bearer(proxy, ALICE)
-    proxy.clock.time += 299
+    proxy.clock.time += 294
     assert who(proxy, token)[1] is Credential.TOKEN
-    proxy.clock.time += 2
+    proxy.clock.time += 2  # sooner than its server says: its 401 for being old is nobody's refusal
 
     assert who(proxy, token)[1] is Credential.STRANGE_TOKEN
 

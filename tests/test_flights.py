@@ -17,7 +17,7 @@ from pullthrough.fetch import BACK_OFF, Refused, Source, Unsuitable
 from pullthrough.flights import FlightBlob, Flights, NotTheBlob
 from pullthrough.messages import BodyError
 from pullthrough.store import StoreError
-from pullthrough.upstream import UpstreamError
+from pullthrough.upstream import UnusableAnswer, UpstreamError
 
 DATA = random.Random(2).randbytes(300_000)
 ALICE, BOB = basic("alice", "a"), basic("bob", "b")
@@ -447,7 +447,7 @@ async def test_the_opener_is_asked_for_alone_even_if_another_joined_before(proxy
         (Fault(status=404), Refused),
         (Fault(status=401), Refused),
         (Fault(gzip=True), Unsuitable),
-        (Fault(status=302, headers={"Location": "ftp://storage.test/"}), UpstreamError),
+        (Fault(status=302, headers={"Location": "ftp://storage.test/"}), UnusableAnswer),
     ],
 )
 async def test_a_flight_that_never_takes_off_says_why_to_all(

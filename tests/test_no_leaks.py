@@ -17,8 +17,8 @@ from lab.rightful import PASSWORDS, RightfulRegistry, Show, Ways
 
 #: Always the same histories: other ones are for somebody who has time.
 SEARCH = settings(
-    max_examples=30,
-    stateful_step_count=30,
+    max_examples=40,
+    stateful_step_count=12,
     deadline=None,
     derandomize=True,
     database=None,

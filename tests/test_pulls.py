@@ -114,7 +114,7 @@ async def test_a_refusal_of_what_passed_ends_a_grant(proxy: Inside) -> None:
     await proxy.landed()
     proxy.fake.manners.accepts = only("nobody")
     assert (await proxy.get(BLOB, authorization=ALICE)).outcome == "hit"
-    await proxy.observe("/v2/team/app/tags/list", "GET", 403, authorization=ALICE)
+    await proxy.observe("/v2/team/app/manifests/v1", "GET", 403, authorization=ALICE)
 
     assert (await proxy.get(BLOB, authorization=ALICE)).status == 401
 
@@ -190,7 +190,8 @@ async def test_what_passes_names_them_too(proxy: Inside, method: str, status: in
 
 
 @pytest.mark.parametrize(
-    "field", ["Host", "Forwarded", "X-Forwarded-Host", "X-Forwarded-Port", "X-Original-URL", "X-Rewrite-URL"]
+    "field",
+    ["Host", "Forwarded", "X-Forwarded-Host", "X-Forwarded-Port", "X-Original-URL", "X-Rewrite-URL", "X-Scheme"],
 )
 async def test_a_client_has_no_say_in_what_is_named(proxy: Inside, field: str) -> None:
     """Registries build addresses from such fields."""

@@ -220,6 +220,11 @@ async def test_a_401_without_a_challenge(mind: Mind) -> None:
         "X-Rewrite-URL",
         "X-Host",
         "X-Real-IP",
+        "X_Forwarded_Host",
+        "X-Forwarded_Host",
+        "X-JFrog-Override-Base-Url",
+        "X-Scheme",
+        "Cookie",
         "x-forwarded-server",
     ],
 )
@@ -326,14 +331,13 @@ async def test_words_that_were_not_heard_for_months_are_forgotten(mind: Mind) ->
 
 async def test_nothing_secret_is_written_down(mind: Mind, tmp_path: Path) -> None:
     """A realm and a challenge are what anybody can ask for."""
-    asked = Headers((("Authorization", basic("alice", "pass-word")), ("Cookie", "session")))
+    asked = Headers((("Authorization", basic("alice", "pass-word")),))
     mind.hear(BEARER, asked=asked)
     await mind.stop()
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     mind.start()
 
     assert REALM.encode() in written
-    assert b"session" not in written
     assert basic("alice", "pass-word").encode() not in written
 
 

@@ -30,7 +30,7 @@ async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
 
 @pytest.fixture
 def tags(memory: Memory) -> Tags:
-    return Tags(memory.facts, WEEK)
+    return Tags(memory.facts, WEEK, memory.clock)
 
 
 async def test_a_tag_that_nobody_saw_names_nothing(tags: Tags) -> None:
@@ -38,31 +38,31 @@ async def test_a_tag_that_nobody_saw_names_nothing(tags: Tags) -> None:
 
 
 async def test_what_was_seen_last_counts_also_after_a_restart(tags: Tags, memory: Memory) -> None:
-    tags.seen(APP, "latest", ACCEPT, OLD)
-    tags.seen(APP, "latest", ACCEPT, NEW)
+    await tags.seen(APP, "latest", ACCEPT, OLD, tags.now())
+    await tags.seen(APP, "latest", ACCEPT, NEW, tags.now())
     assert await tags.last(APP, "latest", ACCEPT) == NEW
 
-    assert await Tags(await memory.restart(), WEEK).last(APP, "latest", ACCEPT) == NEW
+    assert await Tags(await memory.restart(), WEEK, memory.clock).last(APP, "latest", ACCEPT) == NEW
 
 
 async def test_tags_are_apart(tags: Tags) -> None:
-    tags.seen(APP, "latest", ACCEPT, OLD)
+    await tags.seen(APP, "latest", ACCEPT, OLD, tags.now())
 
     for repository, tag in ((APP, "v1"), (OTHER, "latest"), (PLAIN, "latest")):
         assert await tags.last(repository, tag, ACCEPT) is None
 
 
 async def test_a_name_and_a_tag_cannot_be_taken_for_others(tags: Tags) -> None:
-    tags.seen(Repository(APP.registry, "a"), "b", (), OLD)
-    tags.seen(Repository(APP.registry, "a/b"), "c", (), NEW)
+    await tags.seen(Repository(APP.registry, "a"), "b", (), OLD, tags.now())
+    await tags.seen(Repository(APP.registry, "a/b"), "c", (), NEW, tags.now())
 
     assert await tags.last(Repository(APP.registry, "a"), "b", ()) == OLD
     assert await tags.last(Repository(APP.registry, "a/b"), "c", ()) == NEW
 
 
 async def test_who_accepts_other_types_may_have_got_another_digest(tags: Tags) -> None:
-    tags.seen(APP, "latest", ACCEPT, OLD)
-    tags.seen(APP, "latest", (OCI_INDEX,), NEW)
+    await tags.seen(APP, "latest", ACCEPT, OLD, tags.now())
+    await tags.seen(APP, "latest", (OCI_INDEX,), NEW, tags.now())
 
     assert await tags.last(APP, "latest", ACCEPT) == OLD
     assert await tags.last(APP, "latest", (OCI_INDEX,)) == NEW
@@ -74,13 +74,13 @@ async def test_who_accepts_other_types_may_have_got_another_digest(tags: Tags) -
     "accept", [(DOCKER_MANIFEST, OCI_MANIFEST), (f"{DOCKER_MANIFEST} ,{OCI_MANIFEST}",), (*ACCEPT, *ACCEPT)]
 )
 async def test_the_same_types_are_the_same_however_they_are_written(tags: Tags, accept: tuple[str, ...]) -> None:
-    tags.seen(APP, "latest", ACCEPT, OLD)
+    await tags.seen(APP, "latest", ACCEPT, OLD, tags.now())
 
     assert await tags.last(APP, "latest", accept) == OLD
 
 
 async def test_any_bytes_can_be_accepted(tags: Tags) -> None:
-    tags.seen(APP, "latest", ("\udcff",), OLD)
+    await tags.seen(APP, "latest", ("\udcff",), OLD, tags.now())
 
     assert await tags.last(APP, "latest", ("\udcff",)) == OLD
     assert await tags.last(APP, "latest", ("\udcfe",)) is None
@@ -90,7 +90,7 @@ async def test_any_bytes_can_be_accepted(tags: Tags) -> None:
 
 
 async def test_it_counts_until_it_is_too_stale(tags: Tags, memory: Memory) -> None:
-    tags.seen(APP, "latest", ACCEPT, OLD)
+    await tags.seen(APP, "latest", ACCEPT, OLD, tags.now())
     memory.clock.time += WEEK - 1
     assert await tags.last(APP, "latest", ACCEPT) == OLD
     memory.clock.time += 1
@@ -98,17 +98,17 @@ async def test_it_counts_until_it_is_too_stale(tags: Tags, memory: Memory) -> No
 
 
 async def test_to_see_the_same_again_renews_it(tags: Tags, memory: Memory) -> None:
-    tags.seen(APP, "latest", ACCEPT, OLD)
+    await tags.seen(APP, "latest", ACCEPT, OLD, tags.now())
     memory.clock.time += WEEK - 1
-    tags.seen(APP, "latest", ACCEPT, OLD)
+    await tags.seen(APP, "latest", ACCEPT, OLD, tags.now())
     memory.clock.time += WEEK - 1
 
     assert await tags.last(APP, "latest", ACCEPT) == OLD
 
 
 async def test_where_nothing_may_be_stale_nothing_is_remembered(memory: Memory) -> None:
-    tags = Tags(memory.facts, 0)
-    tags.seen(APP, "latest", ACCEPT, OLD)
+    tags = Tags(memory.facts, 0, memory.clock)
+    await tags.seen(APP, "latest", ACCEPT, OLD, tags.now())
     assert await tags.last(APP, "latest", ACCEPT) is None
     tags.gone(APP, "v1")
 
@@ -117,13 +117,13 @@ async def test_where_nothing_may_be_stale_nothing_is_remembered(memory: Memory) 
 
 
 async def test_less_patience_counts_for_what_was_seen_before(tags: Tags, memory: Memory) -> None:
-    tags.seen(APP, "latest", ACCEPT, OLD)
+    await tags.seen(APP, "latest", ACCEPT, OLD, tags.now())
     memory.clock.time += WEEK / 2
     facts = await memory.restart()
 
-    assert await Tags(facts, 0).last(APP, "latest", ACCEPT) is None
-    assert await Tags(facts, WEEK / 4).last(APP, "latest", ACCEPT) is None
-    assert await Tags(facts, WEEK).last(APP, "latest", ACCEPT) == OLD
+    assert await Tags(facts, 0, memory.clock).last(APP, "latest", ACCEPT) is None
+    assert await Tags(facts, WEEK / 4, memory.clock).last(APP, "latest", ACCEPT) is None
+    assert await Tags(facts, WEEK, memory.clock).last(APP, "latest", ACCEPT) == OLD
 
 
 # -- gone
@@ -131,18 +131,18 @@ async def test_less_patience_counts_for_what_was_seen_before(tags: Tags, memory:
 
 async def test_what_is_gone_is_gone_for_everybody_and_after_a_restart(tags: Tags, memory: Memory) -> None:
     for accept in (ACCEPT, (OCI_INDEX,)):
-        tags.seen(APP, "latest", accept, OLD)
-    tags.seen(APP, "v1", ACCEPT, OLD)
+        await tags.seen(APP, "latest", accept, OLD, tags.now())
+    await tags.seen(APP, "v1", ACCEPT, OLD, tags.now())
     tags.gone(APP, "latest")
 
-    for now in (tags, Tags(await memory.restart(), WEEK)):
+    for now in (tags, Tags(await memory.restart(), WEEK, memory.clock)):
         assert await now.last(APP, "latest", ACCEPT) is None
         assert await now.last(APP, "latest", (OCI_INDEX,)) is None
         assert await now.last(APP, "v1", ACCEPT) == OLD
 
 
 async def test_what_is_gone_stays_so_as_long_as_it_could_have_been_stale(tags: Tags, memory: Memory) -> None:
-    tags.seen(APP, "latest", ACCEPT, OLD)
+    await tags.seen(APP, "latest", ACCEPT, OLD, tags.now())
     memory.clock.time += 1
     tags.gone(APP, "latest")
     for _ in range(int(WEEK // 3600)):
@@ -151,62 +151,93 @@ async def test_what_is_gone_stays_so_as_long_as_it_could_have_been_stale(tags: T
 
 
 async def test_a_tag_that_was_gone_can_be_seen_again(tags: Tags, memory: Memory) -> None:
-    tags.seen(APP, "latest", ACCEPT, OLD)
+    await tags.seen(APP, "latest", ACCEPT, OLD, tags.now())
     tags.gone(APP, "latest")
-    tags.seen(APP, "latest", ACCEPT, NEW)
+    memory.clock.time += 1
+    await tags.seen(APP, "latest", ACCEPT, NEW, tags.now())
 
     assert await tags.last(APP, "latest", ACCEPT) == NEW
-    assert await Tags(await memory.restart(), WEEK).last(APP, "latest", ACCEPT) == NEW
+    assert await Tags(await memory.restart(), WEEK, memory.clock).last(APP, "latest", ACCEPT) == NEW
+
+
+async def test_a_tag_that_one_client_saw_again_stays_gone_for_others(tags: Tags, memory: Memory) -> None:
+    """They accept other types, and know of nothing but what was deleted."""
+    await tags.seen(APP, "latest", (OCI_INDEX,), OLD, tags.now())
+    tags.gone(APP, "latest")
+    memory.clock.time += 1
+    await tags.seen(APP, "latest", ACCEPT, NEW, tags.now())
+
+    for now in (tags, Tags(await memory.restart(), WEEK, memory.clock)):
+        assert await now.last(APP, "latest", ACCEPT) == NEW
+        assert await now.last(APP, "latest", (OCI_INDEX,)) is None
+
+
+async def test_an_answer_to_a_question_from_before_brings_nothing_back(tags: Tags) -> None:
+    asked = tags.now()
+    tags.gone(APP, "latest")
+    await tags.seen(APP, "latest", ACCEPT, OLD, asked)
+    assert await tags.last(APP, "latest", ACCEPT) is None
+    tags.named(APP, "latest", ACCEPT, OLD, asked)
+    await tags.got(APP, OLD)
+    assert await tags.last(APP, "latest", ACCEPT) is None
 
 
 # -- named, but not yet got
 
 
+async def test_what_was_named_long_ago_is_not_what_somebody_gets_now(tags: Tags, memory: Memory) -> None:
+    tags.named(APP, "latest", ACCEPT, OLD, tags.now())
+    memory.clock.time += 3600
+    await tags.got(APP, OLD)
+
+    assert await tags.last(APP, "latest", ACCEPT) is None
+
+
 async def test_what_nobody_got_does_not_count_until_somebody_does(tags: Tags) -> None:
-    tags.seen(APP, "latest", ACCEPT, OLD)
-    tags.named(APP, "latest", ACCEPT, NEW)
+    await tags.seen(APP, "latest", ACCEPT, OLD, tags.now())
+    tags.named(APP, "latest", ACCEPT, NEW, tags.now())
     assert await tags.last(APP, "latest", ACCEPT) == OLD
-    tags.got(APP, Digest.of(b"third"))
-    tags.got(OTHER, NEW)
+    await tags.got(APP, Digest.of(b"third"))
+    await tags.got(OTHER, NEW)
     assert await tags.last(APP, "latest", ACCEPT) == OLD
-    tags.got(APP, NEW)
+    await tags.got(APP, NEW)
     assert await tags.last(APP, "latest", ACCEPT) == NEW
 
 
 async def test_what_was_got_counts_for_every_tag_that_was_said_to_name_it(tags: Tags, memory: Memory) -> None:
-    tags.named(APP, "latest", ACCEPT, NEW)
-    tags.named(APP, "latest", (OCI_INDEX,), OLD)
-    tags.named(APP, "v1", (OCI_INDEX,), NEW)
-    tags.got(APP, NEW)
+    tags.named(APP, "latest", ACCEPT, NEW, tags.now())
+    tags.named(APP, "latest", (OCI_INDEX,), OLD, tags.now())
+    tags.named(APP, "v1", (OCI_INDEX,), NEW, tags.now())
+    await tags.got(APP, NEW)
 
-    for now in (tags, Tags(await memory.restart(), WEEK)):
+    for now in (tags, Tags(await memory.restart(), WEEK, memory.clock)):
         assert await now.last(APP, "latest", ACCEPT) == NEW
         assert await now.last(APP, "v1", (OCI_INDEX,)) == NEW
         assert await now.last(APP, "latest", (OCI_INDEX,)) is None
 
 
 async def test_a_tag_is_named_as_it_was_named_last(tags: Tags) -> None:
-    tags.named(APP, "latest", ACCEPT, OLD)
-    tags.named(APP, "latest", ACCEPT, NEW)
-    tags.got(APP, OLD)
+    tags.named(APP, "latest", ACCEPT, OLD, tags.now())
+    tags.named(APP, "latest", ACCEPT, NEW, tags.now())
+    await tags.got(APP, OLD)
     assert await tags.last(APP, "latest", ACCEPT) is None
-    tags.got(APP, NEW)
+    await tags.got(APP, NEW)
     assert await tags.last(APP, "latest", ACCEPT) == NEW
 
 
 async def test_what_was_seen_since_is_not_undone(tags: Tags) -> None:
-    tags.named(APP, "latest", ACCEPT, OLD)
-    tags.seen(APP, "latest", ACCEPT, NEW)
-    tags.got(APP, OLD)
+    tags.named(APP, "latest", ACCEPT, OLD, tags.now())
+    await tags.seen(APP, "latest", ACCEPT, NEW, tags.now())
+    await tags.got(APP, OLD)
 
     assert await tags.last(APP, "latest", ACCEPT) == NEW
 
 
 async def test_what_is_gone_is_no_longer_named(tags: Tags) -> None:
     for tag, accept in (("latest", ACCEPT), ("latest", (OCI_INDEX,)), ("v1", ACCEPT)):
-        tags.named(APP, tag, accept, NEW)
+        tags.named(APP, tag, accept, NEW, tags.now())
     tags.gone(APP, "latest")
-    tags.got(APP, NEW)
+    await tags.got(APP, NEW)
 
     assert await tags.last(APP, "latest", ACCEPT) is None
     assert await tags.last(APP, "latest", (OCI_INDEX,)) is None
@@ -217,13 +248,13 @@ async def test_only_so_much_is_named_and_the_oldest_goes(tags: Tags, monkeypatch
     monkeypatch.setattr(module, "_MAX_NAMED", 2)
     monkeypatch.setattr(module, "_MAX_REPOSITORIES", 2)
     for tag in "abac":
-        tags.named(APP, tag, ACCEPT, NEW)
+        tags.named(APP, tag, ACCEPT, NEW, tags.now())
     repositories = {name: Repository(APP.registry, name) for name in ("x", "y")}
-    tags.named(repositories["x"], "a", ACCEPT, NEW)
-    tags.named(APP, "c", ACCEPT, NEW)
-    tags.named(repositories["y"], "a", ACCEPT, NEW)
+    tags.named(repositories["x"], "a", ACCEPT, NEW, tags.now())
+    tags.named(APP, "c", ACCEPT, NEW, tags.now())
+    tags.named(repositories["y"], "a", ACCEPT, NEW, tags.now())
     for repository in (APP, *repositories.values()):
-        tags.got(repository, NEW)
+        await tags.got(repository, NEW)
 
     assert {tag: await tags.last(APP, tag, ACCEPT) for tag in "abc"} == {"a": NEW, "b": None, "c": NEW}
     assert await tags.last(repositories["x"], "a", ACCEPT) is None
@@ -231,9 +262,9 @@ async def test_only_so_much_is_named_and_the_oldest_goes(tags: Tags, monkeypatch
 
 
 async def test_where_nothing_may_be_stale_nothing_is_named(memory: Memory) -> None:
-    tags = Tags(memory.facts, 0)
-    tags.named(APP, "latest", ACCEPT, NEW)
-    tags.got(APP, NEW)
+    tags = Tags(memory.facts, 0, memory.clock)
+    tags.named(APP, "latest", ACCEPT, NEW, tags.now())
+    await tags.got(APP, NEW)
     assert await tags.last(APP, "latest", ACCEPT) is None
 
     await memory.facts.flush()
@@ -244,13 +275,13 @@ async def test_where_nothing_may_be_stale_nothing_is_named(memory: Memory) -> No
 
 
 async def test_a_row_that_names_no_digest_is_none(tags: Tags, memory: Memory) -> None:
-    tags.seen(APP, "latest", ACCEPT, OLD)
+    await tags.seen(APP, "latest", ACCEPT, OLD, tags.now())
     await memory.facts.flush()
     (key,) = memory.rows().keys()
-    tags = Tags(await memory.restart(), WEEK)
+    tags = Tags(await memory.restart(), WEEK, memory.clock)
     now = memory.clock.time
-    for row in (f'[{now}, 1e9, "../x"]', f'[{now}, 1e9, "sha256:"]', f"[{now}, 1e9, 7]", f"[{now}, 1e9, null]", "x"):
-        memory.rows().change(key, row)
+    for value in ('["../x", 0]', '["sha256:", 0]', "[7, 0]", "null", f'"{NEW}"', f'["{NEW}", null]', "x"):
+        memory.rows().change(key, f"[{now}, 1e9, {value}]")
         assert await tags.last(APP, "latest", ACCEPT) is None
-    memory.rows().change(key, f'[{now}, 1e9, "{NEW}"]')
+    memory.rows().change(key, f'[{now}, 1e9, ["{NEW}", 0]]')
     assert await tags.last(APP, "latest", ACCEPT) == NEW

@@ -119,15 +119,22 @@ class Accounts:
 
     # -- accounts and their tokens
 
-    async def account(self, registry: Registry, claim: Claim, headers: Headers) -> bytes:
+    async def account(self, registry: Registry, claim: Claim) -> bytes:
         """Whose token request this is: the same account for the same credentials, whatever way they were sent."""
-        others = (part for field in headers.without("Authorization").credentials() for part in field)
         if claim.kind == "refresh":
             known = await self._facts.get(self._refresh_key(registry, claim.secret))
             if isinstance(known, str):
                 with contextlib.suppress(ValueError):
                     return bytes.fromhex(known)
-        return self._fingerprint("claim", str(registry), claim.kind, claim.user, claim.secret, *others)
+        return self._claimed(registry, claim)
+
+    def _claimed(self, registry: Registry, claim: Claim) -> bytes:
+        return self._fingerprint("claim", str(registry), claim.kind, claim.user, claim.secret)
+
+    def anybody(self, registry: Registry) -> tuple[bytes, bytes]:
+        """The principals that everybody can be: without credentials, and with a token for anonymous use."""
+        anonymous = self._claimed(registry, Claim("anonymous"))
+        return self._stranger(Headers()), self.principal(anonymous, Headers())
 
     def name(self, registry: Registry, user: str) -> bytes:
         """The name that an account goes by, whatever its password."""
@@ -179,7 +186,7 @@ class Accounts:
     def _fingerprint(self, *parts: str) -> bytes:
         mac = hmac.new(self._fingerprints, digestmod=hashlib.sha256)
         for part in parts:
-            data = part.encode("utf-8", "surrogateescape")
+            data = part.encode("utf-8", "surrogatepass")
             mac.update(len(data).to_bytes(8) + data)
         return mac.digest()
 

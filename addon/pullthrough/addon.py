@@ -21,7 +21,7 @@ from pullthrough.core.headers import Headers
 from pullthrough.core.registries import Registries
 from pullthrough.core.routes import OWN_PATH, classify
 from pullthrough.guard import Guard
-from pullthrough.layers import GATHERED, TO_US, Connections, error_response
+from pullthrough.layers import ABSOLUTE, GATHERED, TO_US, Connections, error_response
 from pullthrough.messages import Answer, Pass, Registry, Request
 from pullthrough.metrics import Metrics
 from pullthrough.page import Page
@@ -99,6 +99,9 @@ class PullthroughAddon:
             return
         if flow.metadata.get(TO_US):
             await self._answer_ourselves(flow)
+            return
+        if flow.metadata.get(ABSOLUTE):  # servers believe it more than the Host field (RFC 9112 section 3.2.2)
+            flow.response = error_response(400, "inside a tunnel a request names a path, not another server")
             return
         registry = _registry(flow)
         if not self._registries.covers(registry.host, registry.port):

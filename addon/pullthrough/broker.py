@@ -35,6 +35,8 @@ _DEFAULT_LIFE: Final = 60
 _LONGEST_LIFE: Final = 24 * 3600
 #: A remembered token has to live so many seconds still: clients count with no less.
 _MARGIN: Final = 60
+#: Seconds by which a token is a stranger's sooner than its server says: its 401 for being old is nobody's refusal.
+_EARLY: Final = 5
 _MAX_REMEMBERED: Final = 4096
 #: Fields of a request that go no further: for us, for the connection, or of the registry's own host.
 _NOT_RELAYED: Final = ("Host", "Cookie", "Content-Length", "Accept-Encoding", "Expect")
@@ -52,6 +54,8 @@ class _Asking:
     repositories: frozenset[str]
     #: Whose name was given, by which client: wrong passwords are counted by it. None for anonymous requests.
     guess: tuple[str, bytes] | None
+    #: Is it the service of the registry's challenge that is asked for? A token for another is worth nothing there.
+    meant: bool
     #: What was asked for, without who asks: with the account, the name under which an answer is shared.
     wanted: tuple[tuple[str, str], ...]
 
@@ -156,12 +160,14 @@ class Broker:
             for name, values in credentials.form(request.body, request.headers.get("content-type")).items():
                 said[name] = [*said.get(name, ()), *values]
         claim = credentials.claim(request.headers, said)
-        account = await self._accounts.account(request.registry, claim, request.headers)
+        account = await self._accounts.account(request.registry, claim)
         wanted = sorted((name, value) for name in said if name in credentials.IMPERSONAL for value in said[name])
         scopes = credentials.pullable(said.get("scope", ()))
         named = None if claim.kind == "anonymous" else self._accounts.name(request.registry, claim.user)
         guess = None if named is None else (request.client, named)
-        return _Asking(request, realm, account, scopes, guess, (("", request.method), *wanted))
+        service = await self._realms.service(request.registry)
+        meant = service is None or said.get("service") == [service]
+        return _Asking(request, realm, account, scopes, guess, meant, (("", request.method), *wanted))
 
     async def _relay(self, asking: _Asking) -> _Relayed:
         request = asking.request
@@ -183,9 +189,8 @@ class Broker:
     def _learn(self, asking: _Asking, relayed: _Relayed) -> None:
         """What the answer says of the account."""
         registry, account = asking.request.registry, asking.account
-        if relayed.status == 401:
+        if relayed.status in (400, 401, 403) and asking.guess is not None:  # 400: RFC 6749 section 5.2
             self._accounts.disproved(registry, account)
-        if relayed.status in (401, 403):
             for name in asking.repositories:
                 principal = self._accounts.principal(account, asking.request.headers)
                 self._access.revoke(principal, Repository(registry, name))
@@ -193,9 +198,10 @@ class Broker:
         if said is None:
             return
         life = _life(said)
+        good = life - _EARLY if asking.meant else 0.0
         for name in ("token", "access_token"):
             if isinstance(said.get(name), str):
-                self._accounts.issued(registry, said[name], account, asking.repositories, life)
+                self._accounts.issued(registry, said[name], account, asking.repositories, good)
         if isinstance(said.get("refresh_token"), str):
             self._accounts.refreshes(registry, said["refresh_token"], account)
         elif not asking.once:
@@ -206,6 +212,7 @@ class Broker:
 
     def _keep(self, asking: _Asking, said: dict[str, Any], headers: Headers, life: float) -> None:
         now = self._clock()
+        self._forget(now)
         until = now + min(self._remember, life - _MARGIN)
         if until > now:
             self._remembered[asking.key] = _Remembered(said, headers, until, now + life)
@@ -213,12 +220,17 @@ class Broker:
             while len(self._remembered) > _MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
 
+    def _forget(self, now: float) -> None:
+        """What may not be given again does not stay."""
+        while self._remembered and next(iter(self._remembered.values())).until <= now:
+            self._remembered.popitem(last=False)
+
     def _again(self, asking: _Asking) -> Answer | None:
         """The token that this account got for the same question a moment ago: a login saved."""
-        kept = self._remembered.get(asking.key)
         now = self._clock()
+        self._forget(now)
+        kept = self._remembered.get(asking.key)
         if kept is None or kept.until <= now:
-            self._remembered.pop(asking.key, None)
             return None
         self._count("cached")
         body = json.dumps({**kept.said, "expires_in": int(kept.dies - now)}).encode()
@@ -258,7 +270,12 @@ def _for_client(realm: str, headers: Headers) -> Headers:
     """The token server's fields as they go to the client, who takes them for those of the registry's host."""
     fields = headers.end_to_end().without("Content-Length", "Set-Cookie", "Strict-Transport-Security")
     location = fields.get("location")
-    return fields if location is None else fields.having("Location", urllib.parse.urljoin(realm, location))
+    if location is None:
+        return fields
+    try:
+        return fields.having("Location", urllib.parse.urljoin(realm, location))
+    except ValueError:
+        return fields.without("Location")
 
 
 def _token_answer(relayed: _Relayed) -> dict[str, Any] | None:
@@ -276,7 +293,7 @@ def _token_answer(relayed: _Relayed) -> dict[str, Any] | None:
 def _life(said: Mapping[str, Any]) -> float:
     match said.get("expires_in"):
         case int() | float() as seconds if seconds > 0:
-            return min(float(seconds), _LONGEST_LIFE)
+            return float(min(seconds, _LONGEST_LIFE))
     return _DEFAULT_LIFE
 
 

@@ -153,6 +153,8 @@ class Door:
             return ClientTLSLayer(context)  # type: ignore[arg-type]
         if data[:3].isalpha() and data[:3].isupper():
             return Http(context, HTTPMode.transparent)  # type: ignore[arg-type]
+        if self._offline:
+            return Close(context)  # type: ignore[arg-type]
         host, port = context.server.address  # type: ignore[attr-defined]
         return Tunnel(context, TunnelCount(host, port))  # type: ignore[arg-type]
 
@@ -178,6 +180,9 @@ class Door:
 
     async def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
         """Refuse addresses that are never an upstream, by whatever name they go."""
+        if self._offline:
+            data.server.error = "pullthrough was started with --offline"
+            return
         if data.server.address is None or data.server.via is not None:
             return
         host, port = data.server.address[:2]

@@ -25,20 +25,6 @@ BACK_OFF: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 MAX_RESUMPTIONS: Final = 200
 #: An error answer is relayed up to this length.
 _MAX_REFUSAL: Final = 64 * 1024
-#: Fields of the client's request that are not repeated for the whole blob.
-_NOT_REPEATED: Final = (
-    "host",
-    "range",
-    "if-range",
-    "if-match",
-    "if-none-match",
-    "if-modified-since",
-    "if-unmodified-since",
-    "accept-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-)
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 #: Refusals that may be meant for one client only: another may have a better token, or another repository. Some
 #: registries say 400 to a token that they do not know.
@@ -74,10 +60,14 @@ class Source:
         return f"{self.repository.registry}/v2/{self.repository.name}/blobs/{digest}"
 
 
-def repeated(headers: Headers) -> Headers:
-    """A client's fields as they go upstream with a request of our own."""
-    # Identity: a coded body has another digest, and ranges of it are ranges of the code (FACTS: Go asks for gzip).
-    return headers.end_to_end().without(*_NOT_REPEATED).having("Accept-Encoding", "identity")
+def repeated(headers: Headers, *more: str) -> Headers:
+    """A client's fields as they go upstream with a request of our own: its credentials, and `more` by name.
+
+    Nothing else: others may join the question, and no field that decides nothing about access may decide whether the
+    upstream answers. Identity, because a coded body has another digest, and ranges of it are ranges of the code.
+    """
+    names = (name for name, _ in headers.credentials())
+    return headers.end_to_end().only(*names, *more).having("Accept-Encoding", "identity")
 
 
 async def refusal(reply: Reply) -> Refused:

@@ -47,6 +47,7 @@ type Commands[T] = layer.CommandGenerator[T]
 TO_US: Final = "pullthrough.to_us"
 TUNNEL: Final = "pullthrough.tunnel"
 GATHERED: Final = "pullthrough.gathered"
+ABSOLUTE: Final = "pullthrough.absolute"
 
 #: A request head that is longer is refused (RFC 9110 section 5.4 leaves the limit to us; mitmproxy has none).
 _MAX_REQUEST_HEAD: Final = 64 << 10
@@ -78,12 +79,17 @@ class Stream(HttpStream):
     """An exchange that can send an `Outgoing`, and connects before it says that a tunnel is there."""
 
     def state_wait_for_request_headers(self, event: RequestHeaders) -> Commands[None]:
-        """Note whether the request was made to the proxy itself: mitmproxy fills the host in from the Host field."""
+        """Note whether the request was made to the proxy itself: mitmproxy fills the host in from the Host field.
+
+        And whether it names an authority of its own inside of a connection that leads to one already.
+        """
         to_us = self.mode is HTTPMode.regular and not event.request.host
+        absolute = self.mode is HTTPMode.transparent and bool(event.request.authority)
 
         def mark(command: commands.Command) -> None:
             if isinstance(command, HttpRequestHeadersHook):
                 command.flow.metadata[TO_US] = to_us
+                command.flow.metadata[ABSOLUTE] = absolute
 
         yield from _watched(super().state_wait_for_request_headers(event), mark)
 

@@ -47,6 +47,8 @@ class _Head:
     #: Is it a 2xx about a manifest? A login page has that status too.
     ok: bool
     budget: Budget | None
+    #: When the upstream was asked, by the clock of `tags`.
+    asked: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class _Whole:
     body: bytes
     digest: Digest | None
     stored: bool
+    #: When the upstream was asked, by the clock of `tags`.
+    asked: float
 
 
 class Spared(Exception):
@@ -168,17 +172,19 @@ class Manifests:
         held = False
         with contextlib.suppress(StoreError):
             held = await self._store.has(head.digest)
-        note = self._tags.seen if held else self._tags.named
-        note(repository, tag, accept, head.digest)
+        if held:
+            await self._tags.seen(repository, tag, accept, head.digest, head.asked)
+        else:
+            self._tags.named(repository, tag, accept, head.digest, head.asked)
 
     async def _ask_head(self, source: Source, reference: str) -> _Head:
-        asked = self._access.now()
+        asked, wall = self._access.now(), self._tags.now()
         reply = await self._upstream.ask("HEAD", _url(source, reference), source.headers)
         reply.close()
         digest = _promised(reply)
         await self._note(source, digest or Digest.parse(reference), reply, asked)
         ok = reply.ok and _is_manifest(reply)
-        return _Head(reply.status, reply.headers, digest, reply.length, ok, ratelimit.budget(reply.headers))
+        return _Head(reply.status, reply.headers, digest, reply.length, ok, ratelimit.budget(reply.headers), wall)
 
     # -- by digest
 
@@ -191,7 +197,7 @@ class Manifests:
         granted = self._access.granted(source.principal, source.repository)
         step = plan(Facts(granted=granted, linked=suits, held=body is not None)).step
         if step is Step.SERVE and link is not None and body is not None:
-            self._tags.got(source.repository, digest)
+            await self._tags.got(source.repository, digest)
             return _content(request, _known_headers(link), digest, body, CacheStatus(hit=True))
         if request.method == "HEAD":
             return await self._relay_head(request, source, str(digest))
@@ -201,7 +207,7 @@ class Manifests:
             )
             if head.ok and head.digest in (None, digest):
                 cache = CacheStatus(hit=True, detail="access checked")
-                self._tags.got(source.repository, digest)
+                await self._tags.got(source.repository, digest)
                 return _content(request, head.headers, digest, body, cache)
             if Trouble.status(head.status):
                 return Trouble.relayed(head.status, head.headers)
@@ -247,15 +253,16 @@ class Manifests:
         cache = CacheStatus(fwd="miss", fwd_status=got.status, stored=got.stored and not joined, collapsed=joined)
         if got.stored and got.digest is not None:
             if Digest.parse(reference) is None:
-                self._tags.seen(source.repository, reference, request.headers.all("accept"), got.digest)
+                accept = request.headers.all("accept")
+                await self._tags.seen(source.repository, reference, accept, got.digest, got.asked)
             else:
-                self._tags.got(source.repository, got.digest)
+                await self._tags.got(source.repository, got.digest)
         if got.digest is None:
             return Answer(got.status, _end_to_end(got.headers), cache, got.body)
         return _content(request, got.headers, got.digest, got.body, cache)
 
     async def _ask_whole(self, source: Source, reference: str) -> _Whole | Pass:
-        asked = self._access.now()
+        asked, wall = self._access.now(), self._tags.now()
         reply = await self._upstream.ask("GET", _url(source, reference), source.headers)
         try:
             body = await reply.body(MAX_MANIFEST)
@@ -268,7 +275,7 @@ class Manifests:
         digest = _verified(reference, reply, body)
         await self._note(source, digest, reply, asked)
         stored = digest is not None and await self._keep(digest, body)
-        return _Whole(reply.status, reply.headers, body, digest, stored)
+        return _Whole(reply.status, reply.headers, body, digest, stored, wall)
 
     async def _keep(self, digest: Digest, body: bytes) -> bool:
         try:
@@ -316,9 +323,9 @@ def _verified(reference: str, reply: Reply, body: bytes) -> Digest | None:
     By tag, another digest in the header than that of the body is relayed but not kept: signed schema 1 manifests are
     named by the digest of a part of them. By digest, wrong bytes are an error.
     """
-    if not reply.ok:
-        return None
     wanted = Digest.parse(reference)
+    if not reply.ok or (wanted is None and not _is_manifest(reply)):  # a login page is what no tag names
+        return None
     promised = _promised(reply)
     if wanted is None:
         digest = Digest.of(body, promised.algorithm if promised else "sha256")

@@ -6,7 +6,6 @@ front doors translate to and from these values, everything behind them speaks no
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -14,8 +13,6 @@ from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.core.headers import Headers
 
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
-#: Fields by which a server is told under which address it was asked.
-_FORWARDED: Final = re.compile(r"forwarded|x-(forwarded|original|rewrite|host|real|proxy|url)\b.*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +64,19 @@ class Request:
     @property
     def misdirected(self) -> bool:
         """Does the Host field name another host than the connection leads to? Then the answer is not that host's."""
-        host = (self.headers.get("host") or "").lower()
-        return host not in ("", self.registry.authority, f"{self.registry.authority}:{self.registry.port}")
+        named = {host.lower() for host in self.headers.all("host")}
+        ours = {"", self.registry.authority, f"{self.registry.authority}:{self.registry.port}"}
+        return len(named) > 1 or not named <= ours
 
     @property
     def swayed(self) -> bool:
         """Might the client have a say in what the registry takes for its own address?
 
-        Registries build the addresses that they give out from the Host field and from what a proxy may have added: a
-        client that sets those could have any end-point named.
+        Registries build the addresses that they give out from the Host field and from what a proxy may have added, in
+        fields that nobody can list: a client that sets those could have any end-point named. So whatever is neither
+        harmless nor Authorization counts as one.
         """
-        return self.misdirected or any(_FORWARDED.fullmatch(name) for name, _ in self.headers)
+        return self.misdirected or any(name != "authorization" for name, _ in self.headers.credentials())
 
 
 class Body(Protocol):

@@ -17,7 +17,7 @@ from pullthrough.access import Access
 from pullthrough.accounts import Accounts, Caller, Credential
 from pullthrough.blobs import Blobs
 from pullthrough.broker import Broker, too_many_logins
-from pullthrough.core import credentials, ocierrors
+from pullthrough.core import credentials, media, ocierrors
 from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.core.headers import Headers
 from pullthrough.core.routes import Kind, Route
@@ -79,12 +79,20 @@ class Outages:
         if route.kind not in (Kind.MANIFEST, Kind.BLOB):
             return None
         repository = Repository(request.registry, route.repository)
-        if await self._may(caller.principal, repository):
+        if await self._may_or_anybody(caller, repository):
             return await self._kept(request, route, repository, trouble)
         return await self._challenge(request, route.repository, caller)
 
-    async def _may(self, principal: bytes, repository: Repository) -> bool:
+    async def may(self, principal: bytes, repository: Repository) -> bool:
+        """Did the upstream lately give something of `repository` to `principal`, and refuse nothing since?"""
         return self._access.granted(principal, repository) or await self._access.remembered(principal, repository)
+
+    async def _may_or_anybody(self, caller: Caller, repository: Repository) -> bool:
+        """What anybody may have, somebody may have as well."""
+        for principal in (caller.principal, *self._accounts.anybody(repository.registry)):
+            if await self.may(principal, repository):
+                return True
+        return False
 
     async def to_own_token(self, request: Request, route: Route, caller: Caller) -> Answer:
         """The answer to a request with a token of ours, which no upstream would understand.
@@ -116,6 +124,8 @@ class Outages:
 
     async def _kept(self, request: Request, route: Route, repository: Repository, trouble: Trouble) -> Answer | None:
         try:
+            if route.kind is Kind.MANIFEST and not media.is_plain(request.headers.all("accept")):
+                return None  # who chooses what the upstream chokes on does not choose an outage
             if route.kind is Kind.MANIFEST:
                 answer = await self._manifests.kept(request, repository, route, trouble.reason)
             else:

@@ -144,7 +144,8 @@ class Pulls:
     async def _online(self, request: Request, route: Route, caller: Caller, *, sparing: bool) -> Answer | Pass:
         if route.kind is Kind.PING:
             return await self._ping(request, caller)
-        source = Source(Repository(request.registry, route.repository), repeated(request.headers), caller.principal)
+        fields = repeated(request.headers, *(("Accept",) if route.kind is Kind.MANIFEST else ()))
+        source = Source(Repository(request.registry, route.repository), fields, caller.principal)
         if route.kind is Kind.MANIFEST:
             answer = await self._manifests.answer(request, source, route, sparing=sparing)
         elif route.digest is not None:
@@ -160,8 +161,10 @@ class Pulls:
     async def _missing(self, request: Request, source: Source, route: Route) -> None:
         """The upstream answered 404. Of something that it gave out before: deleted, or hidden from this client?
 
-        Nobody can tell, so what it was given before counts no more.
+        Nobody can tell, so what it was given before counts no more. A stranger's 404 ends nothing.
         """
+        if not await self._outages.may(source.principal, source.repository):
+            return
         if await self._manifests.missing(source, route, request.headers.all("accept")):
             self._access.revoke(source.principal, source.repository)
 
@@ -188,7 +191,8 @@ class Pulls:
         """What the upstream answered to a request that passed; its fields as they are to be sent on. Never raises."""
         route = classify(request.method, request.target)
         try:
-            await self._observe(request, route, status)
+            if not request.misdirected:  # else it is another host's answer
+                await self._observe(request, route, status)
         except StoreError as error:
             log.warning("cannot take note of %s %s: %s", request.method, route.kind, error)
         return self._heard(request, route, status, headers)
@@ -201,7 +205,7 @@ class Pulls:
                 await self._manifests.changed(repository, route.reference)
             case Kind.BLOB, "DELETE" if accepted and route.digest is not None:
                 await self._blobs.deleted(repository, route.digest)
-            case _, "GET" | "HEAD" if status in (401, 403) and route.repository:
+            case Kind.MANIFEST | Kind.BLOB, "GET" | "HEAD" if status in (401, 403):
                 self._access.revoke(self._accounts.caller(request, route.repository).principal, repository)
             case Kind.MANIFEST | Kind.BLOB, "GET" | "HEAD" if status == 404:
                 caller = self._accounts.caller(request, route.repository)

@@ -40,11 +40,13 @@ class Realms:
         """The head of a 401 as it is to be sent on; what it says is remembered."""
         if _FIELD not in headers or request.swayed:
             return headers
-        lines = [self._line(request, line) for line in headers.all(_FIELD)]
-        self._facts.put(_challenge_key(request.registry), [_lasting(line) for line in lines], _REMEMBER)
+        said = [_each(line, lambda challenge: _absolute(request, challenge)) for line in headers.all(_FIELD)]
+        self._facts.put(_challenge_key(request.registry), [_lasting(line) for line in said], _REMEMBER)
+        if not self._brokered:
+            return headers
         fields = headers.without(_FIELD)
-        for line in lines:
-            fields = fields.adding(_FIELD, line)
+        for line in said:
+            fields = fields.adding(_FIELD, self._line(request.registry, line))
         return fields
 
     async def realm(self, registry: Registry, identifier: str) -> str | None:
@@ -63,29 +65,35 @@ class Realms:
         more = {"scope": f"repository:{repository}:pull"} if repository else {}
         if invalid:
             more["error"] = "invalid_token"
-        return [_for_now(line, more) for line in await self._remembered(registry)]
+        lines = [_for_now(line, more) for line in await self._remembered(registry)]
+        return [self._line(registry, line) for line in lines] if self._brokered else lines
 
     async def current(self, registry: Registry) -> str | None:
         """The token server that the registry last named, if we relay to it."""
-        for line in await self._remembered(registry):
-            for challenge in challenges.parse(line) or ():
-                path = (challenge.get("realm") or "").rpartition(REALM_PATH)
-                if path[1]:
-                    return await self.realm(registry, path[2])
-        return None
+        challenge = await self._bearer(registry)
+        return None if challenge is None or not self._brokered else _relayable(registry, challenge)
+
+    async def service(self, registry: Registry) -> str | None:
+        """The service for which the registry last wanted a token, if it said so."""
+        challenge = await self._bearer(registry)
+        return None if challenge is None else challenge.get("service")
+
+    async def _bearer(self, registry: Registry) -> Challenge | None:
+        found = [each for line in await self._remembered(registry) for each in challenges.parse(line) or ()]
+        return next((each for each in found if each.scheme.lower() == "bearer"), None)
 
     async def _remembered(self, registry: Registry) -> list[str]:
         noted = await self._facts.get(_challenge_key(registry))
         return [line for line in noted if isinstance(line, str)] if isinstance(noted, list) else []
 
-    def _line(self, request: Request, line: str) -> str:
-        return _each(line, lambda challenge: self._through_us(request, challenge)) if self._brokered else line
+    def _line(self, registry: Registry, line: str) -> str:
+        return _each(line, lambda challenge: self._through_us(registry, challenge))
 
-    def _through_us(self, request: Request, challenge: Challenge) -> Challenge:
-        realm = _relayable(request, challenge)
+    def _through_us(self, registry: Registry, challenge: Challenge) -> Challenge:
+        realm = _relayable(registry, challenge)
         if realm is None:
             return challenge
-        identifier, registry = _identifier(realm), request.registry
+        identifier = _identifier(realm)
         self._known[registry, identifier] = realm
         self._known.move_to_end((registry, identifier))
         while len(self._known) > _MAX:
@@ -94,13 +102,23 @@ class Realms:
         return challenge.having("realm", f"{registry}{REALM_PATH}{identifier}")
 
 
-def _relayable(request: Request, challenge: Challenge) -> str | None:
-    """The absolute realm, if credentials may be relayed to it: over TLS, on both ways."""
+def _absolute(request: Request, challenge: Challenge) -> Challenge:
+    """With the realm of a Bearer challenge as a URL: it may have been relative to what was asked for."""
     realm = challenge.get("realm")
-    if challenge.scheme.lower() != "bearer" or not realm or request.registry.scheme != "https":
+    if challenge.scheme.lower() != "bearer" or not realm:
+        return challenge
+    try:
+        return challenge.having("realm", urllib.parse.urljoin(request.url, realm))
+    except ValueError:
+        return challenge
+
+
+def _relayable(registry: Registry, challenge: Challenge) -> str | None:
+    """The realm, if credentials may be relayed to it: over TLS, on both ways."""
+    url = challenge.get("realm") or ""
+    if challenge.scheme.lower() != "bearer" or registry.scheme != "https":
         return None
     try:
-        url = urllib.parse.urljoin(f"{request.registry}{request.target}", realm)
         parts = urllib.parse.urlsplit(url)
         usable = parts.scheme == "https" and parts.hostname and parts.port != 0 and "@" not in parts.netloc
     except ValueError:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from pullthrough.core import media
@@ -22,18 +23,36 @@ type _Said = OrderedDict[str, tuple[str, tuple[str, ...], Digest]]
 #: Repositories, and tags of each, of which is remembered what somebody asked for but did not get yet.
 _MAX_REPOSITORIES: Final = 1024
 _MAX_NAMED: Final = 64
+#: Seconds within which a client that heard what a tag names asks for that.
+_RECENT: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What the upstream said of a tag."""
+
+    tag: str
+    accept: tuple[str, ...]
+    digest: Digest
+    asked: float
 
 
 class Tags:
-    """What tags named, for `max_stale` seconds since they were last checked; for 0 nothing is remembered."""
+    """What tags named, for `max_stale` seconds since they were last checked; for 0 nothing is remembered.
 
-    def __init__(self, facts: Facts, max_stale: float) -> None:
+    What was said counts with the time of the question: an answer to one from before a tag was deleted or moved says
+    nothing. `now` counts seconds since the epoch.
+    """
+
+    def __init__(self, facts: Facts, max_stale: float, now: Callable[[], float]) -> None:
         self._facts = facts
         self._max_stale = max_stale
-        self._named: OrderedDict[Repository, _Said] = OrderedDict()
+        self.now = now
+        #: By the key of the tag: the tag, what was accepted, what it names, and when that was asked.
+        self._named: OrderedDict[Repository, OrderedDict[str, _Named]] = OrderedDict()
 
-    def named(self, repository: Repository, tag: str, accept: Sequence[str], digest: Digest) -> None:
-        """The upstream said just now that `tag` names `digest`, of which nobody here got the content yet.
+    def named(self, repository: Repository, tag: str, accept: Sequence[str], digest: Digest, asked: float) -> None:
+        """The upstream said that `tag` names `digest`, of which nobody here got the content yet.
 
         Most clients ask so, and then for the digest (`got`). Before that, what the tag named last is the better answer.
         """
@@ -41,7 +60,7 @@ class Tags:
             return
         said = self._named.setdefault(repository, OrderedDict())
         key = _key(repository, tag, accept)
-        said[key] = tag, tuple(accept), digest
+        said[key] = _Named(tag, tuple(accept), digest, asked)
         said.move_to_end(key)
         self._named.move_to_end(repository)
         if len(said) > _MAX_NAMED:
@@ -49,37 +68,41 @@ class Tags:
         if len(self._named) > _MAX_REPOSITORIES:
             self._named.popitem(last=False)
 
-    def got(self, repository: Repository, digest: Digest) -> None:
-        """A client got this manifest of `repository`: the tags that were said to name it do so."""
-        for tag, accept, named in list(self._said(repository).values()):
-            if named == digest:
-                self.seen(repository, tag, accept, digest)
+    async def got(self, repository: Repository, digest: Digest) -> None:
+        """A client got this manifest of `repository`: the tags that were just said to name it do so."""
+        for said in list(self._named.get(repository, {}).values()):
+            if said.digest == digest and self.now() - said.asked < _RECENT:
+                await self.seen(repository, said.tag, said.accept, digest, said.asked)
 
-    def seen(self, repository: Repository, tag: str, accept: Sequence[str], digest: Digest) -> None:
-        """The upstream said just now that `tag` names `digest`, and that is what the client got, or can get here."""
+    async def seen(self, repository: Repository, tag: str, accept: Sequence[str], digest: Digest, asked: float) -> None:
+        """The upstream said that `tag` names `digest`, and that is what the client got, or can get here."""
         key = _key(repository, tag, accept)
-        self._said(repository).pop(key, None)
+        if repository in self._named:
+            self._named[repository].pop(key, None)
         if self._max_stale:
-            self._facts.put(key, str(digest), self._max_stale)
-            self._facts.drop(_gone(repository, tag))
+            gone = await self._gone(repository, tag)
+            if asked > gone:
+                self._facts.put(key, [str(digest), gone], self._max_stale)
 
     async def last(self, repository: Repository, tag: str, accept: Sequence[str]) -> Digest | None:
         """What it named when it was last seen."""
-        known = await self._facts.get(_key(repository, tag, accept), self._max_stale)
-        if not isinstance(known, str) or await self._facts.get(_gone(repository, tag)) is not None:
-            return None
-        return Digest.parse(known)
+        match await self._facts.get(_key(repository, tag, accept), self._max_stale):
+            case [str() as digest, int() | float() as gone] if gone >= await self._gone(repository, tag):
+                return Digest.parse(digest)
+        return None
 
     def gone(self, repository: Repository, tag: str) -> None:
         """It was deleted or moved: what it named counts no more, whatever media types somebody accepts."""
-        said = self._said(repository)
-        for key in [key for key, (named, _, _) in said.items() if named == tag]:
-            del said[key]
+        said = self._named.get(repository)
+        for key in [key for key, one in said.items() if one.tag == tag] if said else ():
+            del self._named[repository][key]
         if self._max_stale:
-            self._facts.put(_gone(repository, tag), True, self._max_stale)
+            self._facts.put(_gone_key(repository, tag), self.now(), self._max_stale)
 
-    def _said(self, repository: Repository) -> _Said:
-        return self._named.get(repository, OrderedDict())
+    async def _gone(self, repository: Repository, tag: str) -> float:
+        """When it was last deleted or moved through here; 0 if never. It marks what was seen since."""
+        gone = await self._facts.get(_gone_key(repository, tag))
+        return float(gone) if isinstance(gone, int | float) else 0.0
 
 
 def _key(repository: Repository, tag: str, accept: Sequence[str]) -> str:
@@ -87,5 +110,5 @@ def _key(repository: Repository, tag: str, accept: Sequence[str]) -> str:
     return f"tag {repository}:{tag} {hashlib.sha256(types.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}"
 
 
-def _gone(repository: Repository, tag: str) -> str:
+def _gone_key(repository: Repository, tag: str) -> str:
     return f"gone {repository}:{tag}"

@@ -318,11 +318,16 @@ def _sendable(headers: Headers) -> list[tuple[str, str]]:
     return [(name, value) for name, value in headers if _is_sendable(name) and _is_sendable(value)]
 
 
+#: Characters that no field may have (RFC 9110 section 5.5).
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
 def _is_sendable(text: str) -> bool:
     try:
-        return not set(text.encode()) & {0, 10, 13}
+        text.encode()
     except UnicodeEncodeError:
         return False
+    return _CONTROLS.search(text) is None
 
 
 def _parsed(url: str) -> yarl.URL:
@@ -398,6 +403,8 @@ def _translated(url: yarl.URL, proxy: ParentProxy | None = None) -> Iterator[Non
     except (aiohttp.ClientError, OSError, ValueError) as error:  # a TimeoutError is an OSError
         words = next(words for kind, words in _EXPLANATIONS if isinstance(error, kind))
         text = words.format(what=_shown(url), proxy=proxy, reason=_reason(error), kind=type(error).__name__)
+        if isinstance(error, ValueError) and not isinstance(error, aiohttp.ClientError | OSError):
+            raise UnusableAnswer(text) from error  # we could not even ask: that says nothing about the upstream
         raise UpstreamError(text, 504 if isinstance(error, TimeoutError) else 502) from error
 
 

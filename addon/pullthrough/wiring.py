@@ -83,6 +83,8 @@ class App:
         self.authority = load_authority(settings)
         self._leaving = contextlib.ExitStack()
         self.trust_file = _trust_file(settings, self._leaving)
+        if settings.offline:
+            self.health.degraded("offline", "started with --offline: nothing leaves this proxy")
         registries = Registries(parse_entry(text) for text in settings.registry)
         parents = ParentProxies(os.environ)
         metrics = Metrics()
@@ -96,7 +98,7 @@ class App:
         secret = installation.secret(settings.data_dir / "secret")
         accounts = Accounts(secret, self.facts, time.monotonic, time.time, grace=settings.offline_grace)
         realms = Realms(self.facts, brokered=settings.auth_broker)
-        tags = Tags(self.facts, settings.max_stale)
+        tags = Tags(self.facts, settings.max_stale, time.time)
         # 3. whom we ask
         timeouts = Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.stall_timeout)
         self.upstream = Upstream(
@@ -198,7 +200,8 @@ class App:
         """The listeners are there."""
         addresses = ctx.master.addons.get("proxyserver").listen_addrs()
         self.guard.listening(address[1] for address in addresses)
-        self._forget_ourselves_as_parent()
+        if not self.settings.offline:
+            self._forget_ourselves_as_parent()
         self.started.set()
 
     async def done(self) -> None:

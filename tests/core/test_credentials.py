@@ -231,12 +231,12 @@ def test_a_repr_shows_the_kind_only() -> None:
         (["repository:a/b:pull,push"], ["a/b"]),
         (["repository:a:push,pull,delete"], ["a"]),
         (["repository:a:*"], ["a"]),
-        (["repository(plugin):a/b:pull"], ["a/b"]),
-        (["repository:a:latest:pull"], ["a"]),
         (["repository:a:pull repository:b:pull,push", "repository:c:pull"], ["a", "b", "c"]),
         (["repository:a:pull", "repository:a:pull"], ["a"]),
         (["", "  ", "repository:a:pull "], ["a"]),
-        # nothing to pull
+        # nothing to pull, and what gives no right to the repository of this name upstream
+        (["repository(plugin):a/b:pull"], []),
+        (["repository:a:latest:pull"], []),
         (["repository:a:push"], []),
         (["repository:a:"], []),
         (["repository:a"], []),

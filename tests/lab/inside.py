@@ -361,7 +361,7 @@ def _build(
     limits = Limits(clock, clock)
     flights = Flights(store, upstream)
     blobs = Blobs(store, flights, upstream, access)
-    manifests = Manifests(store, upstream, access, Tags(facts, chosen.max_stale), limits, floor=chosen.floor)
+    manifests = Manifests(store, upstream, access, Tags(facts, chosen.max_stale, clock), limits, floor=chosen.floor)
     counted: Counter[str] = Counter()
     broker = Broker(
         upstream=upstream,

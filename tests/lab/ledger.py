@@ -16,12 +16,16 @@ from lab.rightful import TAG, WAIT, LoggedIn, Login, Said, Show
 MOMENT: Final = 0.01
 #: Seconds for which it may be taken for granted that somebody answers, or does not.
 PROBED: Final = 5.0
+#: Seconds by which a token is a stranger's before its time is over.
+EARLY: Final = 5
 #: Seconds for which a token of the proxy's own may be honoured.
 LOCAL_LIFE: Final = 90
 #: A proof of access may count for so much less than the grace, so that it needs not be written down each time.
 SURE: Final = GRACE * 23 / 24 - 1
 
 type Who = tuple[Login | Show, str | None]  # an account or what stands for one, and the cookie next to it
+#: What anybody may have, somebody may have as well, where nobody can be asked.
+ANYBODY: Final[tuple[Who, ...]] = ((Show(), None), (Login(), None))
 type Place = tuple[str, str]  # a repository and a digest
 
 
@@ -43,6 +47,7 @@ class Ledger:
         self._local: dict[str, Known] = {}
         self._proved: dict[tuple[Who, str], float] = {}
         self._refused: dict[tuple[Who, str], float] = {}
+        self._refused_before = self._refused  # this step, in which nobody knows what came first
         self._sure: dict[tuple[Who, str], float] = {}
         self._paused: dict[Who, float] = {}
         self._logins: dict[Login, float] = {}
@@ -62,18 +67,23 @@ class Ledger:
         """Something is done; `down` says whether the registry or its token server is out of order meanwhile."""
         self.now = self.begun = now
         self._step, self._gone = [], set()
+        self._refused_before = dict(self._refused)
         if down:
             self._down = now
         else:
             self._up = now
 
-    def heard(self, said: Said | LoggedIn, wait: bool) -> None:
-        """The upstream's next answer; `wait` if it asked for a pause."""
+    def heard(self, said: Said | LoggedIn, wait: bool, final: bool) -> None:
+        """The upstream's next answer; `wait` if it asked for a pause, not `final` if it was overtaken by trouble."""
         if isinstance(said, LoggedIn):
             self._login(said)
             return
-        self._step.append(said)
         key = who, repository = self.who(said.show, said.repository), said.repository
+        if not final:
+            if said.status in (401, 403):
+                self._refuse(who, repository, said.at)
+            return
+        self._step.append(said)
         if said.digest:
             self._proved[key] = said.at
             self._given.add((repository, said.digest))
@@ -97,9 +107,8 @@ class Ledger:
     def _login(self, said: LoggedIn) -> None:
         if said.status == 200:
             self._logins[said.login] = said.at
-        if said.status == 401:
+        if said.status in (401, 403) and said.login.user:
             self._logins.pop(said.login, None)
-        if said.status in (401, 403):
             for repository in said.scope:
                 self._refuse((said.login, None), repository, said.at)
 
@@ -109,7 +118,7 @@ class Ledger:
 
     def brokered(self, authorization: str, login: Login, scope: frozenset[str], life: float) -> None:
         """The proxy relayed this token."""
-        self._brokered[authorization] = Known(login, scope, self.now + life)
+        self._brokered[authorization] = Known(login, scope, self.now + life - EARLY)
 
     def local(self, authorization: str, login: Login, scope: frozenset[str]) -> None:
         """The proxy made this token."""
@@ -167,6 +176,7 @@ class Ledger:
         key = self.who(show, repository), repository
         if (repository, digest) not in self._given:
             return "the upstream did not give it out there, or deleted it since"
+        heard = [said for said in self._step if (self.who(said.show, said.repository), said.repository) == key]
         if self.is_local(show):
             if not isinstance(key[0][0], Login):
                 return "this token is of no use here"
@@ -174,24 +184,22 @@ class Ledger:
             if not excused:
                 return "a token for outages is of no use when there is none"
         else:
-            heard = [said for said in self._step if (self.who(said.show, said.repository), said.repository) == key]
             excused = any(said.trouble for said in heard) or self.paused(show, repository) or (tag and scarce)
-        if tag and (reason := self._stale(show, repository, digest)):
-            return reason
-        proved = self._proved.get(key, -math.inf)
-        if proved >= self.begun:
-            return None
-        if proved <= self._refused.get(key, -math.inf):
-            return "the upstream refused it since"
-        age = self.now - proved
+        asked = [said for said in heard if said.show == show and said.reference == (TAG if tag else digest)]
+        if any(said.status in (401, 403, 404) for said in asked):
+            return "the upstream refused it just now"
+        named = self.now - self._named[repository].get(digest, -math.inf)
+        if tag and named > MAX_STALE + MOMENT:
+            return f"the tag named it {named:.0f} s ago"
+        whose = (key[0], *(ANYBODY if excused else ()))
+        age = min(self._age(who, repository) for who in whose)
         return None if age < (GRACE if excused else GRANT_TTL) + MOMENT else f"the last proof is {age:.0f} s old"
 
-    def _stale(self, show: Show, repository: str, digest: str) -> str | None:
-        asked = [said for said in self._step if (said.show, said.repository) == (show, repository)]
-        if any(said.status in (401, 403, 404) and said.reference == TAG for said in asked):
-            return "the upstream refused the tag just now"
-        age = self.now - self._named[repository].get(digest, -math.inf)
-        return None if age < MAX_STALE + MOMENT else f"the tag named it {age:.0f} s ago"
+    def _age(self, who: Who, repository: str) -> float:
+        """Seconds since the upstream last gave something, and refused nothing since."""
+        proved = self._proved.get((who, repository), -math.inf)
+        in_force = proved >= self.begun or proved > self._refused_before.get((who, repository), -math.inf)
+        return self.now - proved if in_force else math.inf
 
     # -- what has to be
 
@@ -209,6 +217,11 @@ class Ledger:
             return None
         known = self.now - self._sure.get(key, -math.inf) < SURE
         return digest if known and digest in self.stored and (repository, digest) in self._kept else None
+
+    def shaken(self, show: Show, repository: str, *, tag: bool) -> bool:
+        """Has this step itself put an end to what was certain at its beginning, perhaps by another's question?"""
+        refused = self._refused.get((self.who(show, repository), repository), -math.inf)
+        return refused >= self.begun or (tag and repository in self._gone)
 
     def logged_in(self, login: Login, within: float) -> bool:
         """Did the token server accept this one so lately, and not refuse since?"""

@@ -28,8 +28,9 @@ def need_root(what: str) -> None:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """PATH and HOME, and nothing else of this machine's settings (proxies, CA bundles, credentials)."""
-    return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), **more}
+    """PATH, HOME and where temporary files go; no other setting of this machine (proxies, CA bundles, credentials)."""
+    kept = {name: os.environ[name] for name in ("TMPDIR",) if name in os.environ}
+    return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), **kept, **more}
 
 
 class Program:

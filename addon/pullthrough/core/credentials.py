@@ -32,7 +32,7 @@ UNREAD: Final = ""
 
 _BASIC: Final = re.compile(r"basic +([A-Za-z0-9+/]+={0,2})", re.IGNORECASE)
 _BEARER: Final = re.compile(r"bearer +([\x21-\x7e]+)", re.IGNORECASE)
-_SCOPE: Final = re.compile(r"repository(?:\([a-z0-9]+\))?:([^:]+)(?::[A-Za-z0-9_.-]+)*:([^:]*)")
+_SCOPE: Final = re.compile(r"repository:([^:]+):([^:]*)")
 _BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9a-fA-F]{2})")
 
 #: Fields of a token request that say nothing of who sends it. Every other one may.
@@ -120,7 +120,8 @@ def _from_form(form: Mapping[str, Sequence[str]], personal: Mapping[str, Sequenc
 def pullable(scopes: Iterable[str]) -> frozenset[str]:
     """The repositories that `scopes` ask to pull from, each "repository:NAME:ACTIONS" or several with spaces between.
 
-    A tag after the name is passed over. At most `MAX_REPOSITORIES`, and none whose name no repository can have.
+    Any other form (a class, a tag after the name) gives no right to the repository upstream, and none here. At most
+    `MAX_REPOSITORIES`, and none whose name no repository can have.
     """
     found: set[str] = set()
     for scope in (part for text in scopes for part in text.split(" ")):

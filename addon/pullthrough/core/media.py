@@ -26,6 +26,9 @@ MANIFEST_TYPES = frozenset(
     }
 )
 
+# What clients send beside those: docker names JSON, curl and Go everything.
+_PLAIN = MANIFEST_TYPES | {"*/*", "application/json", "application/*"}
+
 _WEIGHT_ZERO = re.compile(r"q\s*=\s*0(?:\.0{0,3})?", re.IGNORECASE)
 
 
@@ -42,6 +45,11 @@ def accept_key(values: Sequence[str]) -> tuple[str, ...]:
     """
     items = (_normal(item) for value in values for item in value.split(","))
     return tuple(sorted({item for item in items if item}))
+
+
+def is_plain(values: Sequence[str]) -> bool:
+    """Do Accept header lines name nothing but types of manifests, as registry clients do?"""
+    return all(item.split(";")[0] in _PLAIN for item in accept_key(values))
 
 
 def _normal(item: str) -> str:

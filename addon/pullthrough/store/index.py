@@ -20,6 +20,8 @@ from pullthrough.store.disk import Adopted, Rows
 
 #: Links that were not seen anew for this long are forgotten (seconds).
 _FORGET: Final = 90 * 24 * 3600.0
+#: Facts that are kept; beyond, those that were written first go. Strangers can have some written.
+_MAX_FACTS: Final = 200_000
 #: Uses that are remembered before they are written down together.
 _BATCH: Final = 128
 
@@ -165,7 +167,10 @@ class Index:
                 if fact is None:
                     self._facts.delete(key)
                 else:
+                    self._facts.delete(key)  # so that the order is that of writing
                     self._facts.set(key, fact[0], expire=fact[1])
+            while len(self._facts) > _MAX_FACTS:
+                self._facts.delete(self._facts.peekitem(last=False)[0])
 
     # -- both
 
