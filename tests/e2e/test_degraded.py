@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.asking import Asking, cache_status, from_cache
+from lab.deadline import eventually
 from lab.fake_registry import FakeRegistry
 from lab.faults import Fault
 from lab.images import KIB, MIB
@@ -186,5 +187,7 @@ def index_of(proxy: Proxy) -> Path:
 
 
 def stored(proxy: Proxy, digest: str) -> Path:
-    (file,) = (proxy.data_dir / "store" / "blobs").glob(f"sha256/*/{digest.removeprefix('sha256:')}*")
+    """The blob's file, which has its name a moment after the last reader has its last byte."""
+    pattern = f"sha256/*/{digest.removeprefix('sha256:')}*"
+    (file,) = eventually(lambda: list((proxy.data_dir / "store" / "blobs").glob(pattern)), f"{digest} is stored")
     return file
