@@ -601,7 +601,7 @@ async def test_a_token_without_a_right_stands_for_nobody(proxy: Inside, scope: s
     assert who(proxy, token)[1] is Credential.STRANGE_TOKEN
 
 
-@pytest.mark.parametrize("status", [400, 401, 403])
+@pytest.mark.parametrize("status", [400, 401])
 async def test_a_login_that_was_refused_gets_nothing_in_an_outage(
     proxy: Inside, tokens: TokenServer, status: int
 ) -> None:

@@ -10,14 +10,14 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from lab.fake_registry import basic
 from lab.inside import GRANT_TTL
-from lab.leaks import BLOBS, MANIFESTS, REPOSITORIES, Leaks
+from lab.leaks import BLOBS, MANIFESTS, MINUTE, REPOSITORIES, Episode, Leaks
 from lab.names import NameMap, resolver
 from lab.pki import Pki
-from lab.rightful import PASSWORDS, RightfulRegistry, Show, Ways
+from lab.rightful import PASSWORDS, Login, RightfulRegistry, Show, Ways
 
 #: Always the same histories: other ones are for somebody who has time.
 SEARCH = settings(
-    max_examples=40,
+    max_examples=45,
     stateful_step_count=12,
     deadline=None,
     derandomize=True,
@@ -109,3 +109,12 @@ def test_a_login_page_is_not_what_a_tag_names(by_hand: Leaks) -> None:
     by_hand.upstream.trouble = "silence"
 
     by_hand.pull([ALICE], [HERE], None, "GET")
+
+
+def test_a_token_for_an_outage_is_of_no_use_after_it(by_hand: Leaks) -> None:
+    scope = frozenset({HERE})
+    outage, end = Episode(None, "silence", MINUTE, scope, None), Episode(None, None, 6.0, scope, None)
+
+    by_hand.somebody_goes_on_pulling(
+        login=Login("alice", PASSWORDS[0]), digest=min(MANIFESTS), scope=scope, episodes=[outage, end]
+    )

@@ -189,11 +189,8 @@ class Broker:
     def _learn(self, asking: _Asking, relayed: _Relayed) -> None:
         """What the answer says of the account."""
         registry, account = asking.request.registry, asking.account
-        if relayed.status in (400, 401, 403) and asking.guess is not None:  # 400: RFC 6749 section 5.2
-            self._accounts.disproved(registry, account)
-            for name in asking.repositories:
-                principal = self._accounts.principal(account, asking.request.headers)
-                self._access.revoke(principal, Repository(registry, name))
+        if relayed.status in (400, 401, 403):
+            self._refuse(asking, relayed.status)
         said = _token_answer(relayed)
         if said is None:
             return
@@ -207,6 +204,19 @@ class Broker:
         elif not asking.once:
             self._keep(asking, said, relayed.headers, life)
         self._accounts.proved(registry, account)
+
+    def _refuse(self, asking: _Asking, status: int) -> None:
+        """The token server does not know this login (400 as well: RFC 6749 section 5.2), or not for these repositories.
+
+        Everybody can be anonymous: what one asks for in vain ends what all have only if it is plainly that.
+        """
+        registry, named = asking.request.registry, asking.guess is not None
+        if named and (status != 403 or not asking.repositories):
+            self._accounts.disproved(registry, asking.account)
+        if named or (asking.meant and status != 400 and len(asking.repositories) == 1):
+            principal = self._accounts.principal(asking.account, asking.request.headers)
+            for name in asking.repositories:
+                self._access.revoke(principal, Repository(registry, name))
 
     # -- tokens that are given again
 

@@ -37,6 +37,7 @@ MANIFESTS = {
     )
 }
 EVERYTHING = {**BLOBS, **MANIFESTS}
+PASSWORD = "password"
 FORM = "application/x-www-form-urlencoded"
 MINUTE, HOUR, DAY = 60.0, 3600.0, 24 * 3600.0
 
@@ -61,7 +62,7 @@ troubles = st.sampled_from([*[None] * len(TROUBLES), *TROUBLES])
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """What is wrong for a while, after a while; the scope of a token, and where a right has changed."""
+    """What is wrong for a while, after a while; the scope of a token; where a right has changed, or PASSWORD."""
 
     registry: str | None
     tokens: str | None
@@ -74,9 +75,9 @@ episodes = st.builds(
     Episode,
     troubles,
     troubles,
-    st.sampled_from([1.0, 6.0, MINUTE, MINUTE, HOUR, DAY / 2]),
+    st.sampled_from([1.0, 6.0, 6.0, MINUTE, MINUTE, HOUR, DAY / 2]),
     scopes,
-    st.one_of(st.none(), repositories),
+    st.sampled_from([None, None, *REPOSITORIES, PASSWORD]),
 )
 
 
@@ -278,7 +279,9 @@ class Leaks(RuleBasedStateMachine):
         for reference in (None, digest, json.loads(MANIFESTS[digest])["layers"][0]["digest"]):
             self.pull([dataclasses.replace(show, cookie=cookie)], [repository], reference, "GET")
 
-    @rule(target=shows, login=logins, digest=manifests, scope=scopes, episodes=st.lists(episodes, max_size=3))
+    @rule(
+        target=shows, login=logins, digest=manifests, scope=scopes, episodes=st.lists(episodes, min_size=1, max_size=3)
+    )
     def somebody_goes_on_pulling(
         self, login: Login, digest: str, scope: frozenset[str], episodes: list[Episode]
     ) -> object:
@@ -286,13 +289,21 @@ class Leaks(RuleBasedStateMachine):
         found: list[Show] = []
         for episode in (Episode(None, None, 0.0, scope, None), *episodes):
             self.servers_fail_or_recover(episode.registry, episode.tokens, scarce=False)
-            self.upstream.rights ^= {(login.user, episode.changed)} if episode.changed else set()
+            self._change(login.user, episode.changed)
             self.time_passes(episode.seconds)
             show = self._log_in(login, episode.scope, {})
             found += [show] if isinstance(show, Show) else []
             for reference in (None, digest, json.loads(MANIFESTS[digest])["layers"][0]["digest"]):
                 self.pull(found, REPOSITORIES, reference, "GET")
         return multiple(*found)
+
+    def _change(self, user: str, changed: str | None) -> None:
+        if changed == PASSWORD and user:
+            self.upstream.passwords[user] = next(
+                word for word in PASSWORDS if word != self.upstream.passwords.get(user)
+            )
+        elif changed in REPOSITORIES:
+            self.upstream.rights ^= {(user, changed)}
 
     @rule(asking=st.lists(shows, min_size=2, max_size=5), cookie=cookies, digest=contents)
     def many_pull_at_once(self, asking: list[Show], cookie: str | None, digest: str) -> None:
@@ -350,7 +361,7 @@ class Leaks(RuleBasedStateMachine):
         assert digest in (None, content)
         scarce = self.upstream.scarce
         objection = self.ledger.objection(show, repository, content, tag=digest is None, scarce=scarce)
-        assert objection is None, (objection, show, repository, digest, content, self.ledger.who(show, repository))
+        assert objection is None, f"{show} got {content} of {repository}: {objection}"
 
     def _judge_online(
         self, show: Show, repository: str, digest: str | None, given: Given, method: str, rightful: bool
