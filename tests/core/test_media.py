@@ -12,6 +12,7 @@ from pullthrough.core.media import (
     OCI_INDEX,
     OCI_MANIFEST,
     accept_key,
+    is_plain,
     lists,
     media_type,
 )
@@ -85,3 +86,19 @@ def test_an_accept_key_is_its_own_key(values: list[str]) -> None:
 def test_whether_a_type_is_named(values: list[str], named: bool) -> None:
     assert lists(values, OCI_INDEX) is named
     assert lists(values, OCI_INDEX.upper()) is named
+
+
+@pytest.mark.parametrize(
+    ("values", "plain"),
+    [
+        ([], True),
+        (["*/*"], True),
+        ([f"{OCI_MANIFEST}, {OCI_INDEX};q=0.5", "application/json"], True),
+        ([OCI_MANIFEST.upper()], True),
+        ([f"{OCI_MANIFEST}, text/html"], False),
+        (["x" * 5000], False),
+        (["application/vnd.oci.image.manifest.v1"], False),
+    ],
+)
+def test_registry_clients_accept_manifests_and_nothing_else(values: list[str], plain: bool) -> None:
+    assert is_plain(values) is plain
