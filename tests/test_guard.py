@@ -82,7 +82,7 @@ def test_no_host_is_a_surprise(host: str, port: int) -> None:
 @pytest.fixture
 def guard() -> Guard:
     made = Guard()
-    made.listening([PORT])
+    made.listening([("0.0.0.0", PORT), ("::", PORT)])
     return made
 
 
@@ -102,6 +102,18 @@ def test_every_address_of_this_machine_counts(guard: Guard) -> None:
             pytest.skip("this machine has loopback only")
         address = probe.getsockname()[0]
     assert guard.is_ourselves(address, PORT)
+
+
+@pytest.mark.parametrize(
+    ("listener", "others"),
+    [("127.0.0.1", ["127.0.0.2", "::1", "192.0.2.1"]), ("::1", ["127.0.0.1"]), ("192.0.2.1", ["127.0.0.1"])],
+)
+def test_with_a_listener_on_one_address_the_others_are_somebody_elses(listener: str, others: list[str]) -> None:
+    guard = Guard()
+    guard.listening([(listener, PORT)])
+
+    assert guard.is_ourselves(listener, PORT)
+    assert not any(guard.is_ourselves(other, PORT) for other in others)
 
 
 def test_another_machine_may_have_the_same_port(guard: Guard) -> None:
@@ -216,7 +228,7 @@ def test_a_server_can_be_made_and_asked_unless_it_is_ours(guard: Guard) -> None:
             reader, writer = await asyncio.open_connection("localhost", port)
             said = await reader.read()
             writer.close()
-            guard.listening([port])
+            guard.listening(sock.getsockname()[:2] for sock in server.sockets)
             with pytest.raises(ForbiddenAddressError, match="this proxy itself"):
                 await asyncio.open_connection("localhost", port)
             return said

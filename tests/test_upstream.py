@@ -594,7 +594,7 @@ async def test_nor_by_a_redirect(serve: Serve, upstream: Upstream, address: str)
 
 async def test_nor_ourselves(serve: Serve, make: Make) -> None:
     server, guard = serve(), Guard()
-    guard.listening([server.port])
+    guard.listening([("127.0.0.2", server.port)])
     error = await failure(make(guard=guard), f"{server.url}/")
     assert "this proxy itself" in str(error)
     assert server.connections == 0

@@ -83,11 +83,12 @@ class Guard:
     """Says why an address may not be connected to. Knows our own listeners once they are `listening`."""
 
     def __init__(self) -> None:
-        self._own_ports: frozenset[int] = frozenset()
+        self._own: frozenset[tuple[IPAddress, int]] = frozenset()
 
-    def listening(self, ports: Iterable[int]) -> None:
-        """These TCP ports are ours, on every address of this machine."""
-        self._own_ports = frozenset(ports)
+    def listening(self, addresses: Iterable[tuple[str, int]]) -> None:
+        """These TCP addresses are ours; with `0.0.0.0` or `::` every address of this machine is."""
+        pairs = [(literal(host), port) for host, port in addresses]
+        self._own = frozenset((address, port) for address, port in pairs if address is not None)
 
     def objection(self, host: str, port: int) -> str | None:
         """Why `host` (an address) must not be connected to on `port`; None if nothing speaks against it."""
@@ -106,7 +107,10 @@ class Guard:
     def is_ourselves(self, host: str, port: int) -> bool:
         """Is this the address of one of our own listeners?"""
         address = literal(host)
-        return address is not None and port in self._own_ports and _is_local(address)
+        ours = [own for own, its_port in self._own if its_port == port]
+        if address is None or not ours:
+            return False
+        return address in ours or (any(own.is_unspecified for own in ours) and _is_local(address))
 
     def check(self, host: str, port: int) -> None:
         """Raise `ForbiddenAddressError` if there is an objection."""

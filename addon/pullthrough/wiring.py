@@ -199,7 +199,7 @@ class App:
     def running(self) -> None:
         """The listeners are there."""
         addresses = ctx.master.addons.get("proxyserver").listen_addrs()
-        self.guard.listening(address[1] for address in addresses)
+        self.guard.listening((address[0], address[1]) for address in addresses)
         if not self.settings.offline:
             self._forget_ourselves_as_parent()
         self.started.set()
