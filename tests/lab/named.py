@@ -7,19 +7,20 @@ replaced while it runs: the next look-up goes by the new one.
 import importlib
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab.names import NameFile, resolver
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Install the map of the first argument, then be `pullthrough` with the arguments after `--`."""
     hosts, separator, *rest = argv
     if separator != "--":
         raise SystemExit("usage: python -m lab.named HOSTS.json -- ARGS...")
     socket.getaddrinfo = resolver(NameFile(Path(hosts)))
     sys.argv = ["pullthrough", *rest]
-    importlib.import_module("pullthrough.cli").main()  # imported after the patch, so nobody keeps the real one
+    importlib.import_module("pullthrough.cli").main()
 
 
 if __name__ == "__main__":

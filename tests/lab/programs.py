@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -33,6 +34,17 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home), **kept, **more}
 
 
+class Running(Protocol):
+    """What a `subprocess.Popen` can do, as far as it is needed here."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
 class Program:
     """One process at a time of one command line."""
 
@@ -40,7 +52,7 @@ class Program:
         self.command = list(command)
         self.log = log
         self._env = dict(env)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Running | None = None
         log.touch()
 
     @property
@@ -55,10 +67,7 @@ class Program:
 
     def start(self) -> None:
         """Start it; output and errors are appended to the log."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self.command, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        self._process = self._begin(self._env)
 
     def end(self, how: signal.Signals = signal.SIGTERM, timeout: float = STOP_SECONDS) -> int:
         """Send a signal and wait; killed after `timeout` seconds. The exit code, negative for a signal."""
@@ -76,7 +85,11 @@ class Program:
         if self._process is not None and self._process.poll() is None:
             self.end()
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _begin(self, env: Mapping[str, str]) -> Running:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(self.command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def _running(self) -> Running:
         if self._process is None:
             raise RuntimeError(f"not started: {self.command[0]}")
         return self._process

@@ -19,6 +19,7 @@ from typing import Any
 from lab.deadline import eventually
 from lab.names import Endpoint, NameMap
 from lab.programs import Program, environment
+from lab.warm import WarmProgram
 
 TESTS = Path(__file__).resolve().parents[1]
 SOURCES = (TESTS.parent / "addon", TESTS)
@@ -54,6 +55,7 @@ class Proxy:
         self.flags = [*_usual_flags(upstream_ca, registries), *flags]
         self._names = names
         self._hosts = folder / "hosts.json"
+        self._sources = tuple(sources)
         self._env = environment(folder, **_variables(sources, system_ca), **_coverage(), **(env or {}))
         self._program: Program | None = None
 
@@ -153,8 +155,12 @@ class Proxy:
     def _spawn(self) -> Program:
         self._names.write(self._hosts)
         usual = ["--listen", f"127.0.0.1:{self.port}", "--data-dir", str(self.data_dir), *self.flags]
-        command = [sys.executable, "-m", "lab.named", str(self._hosts), "--", "run", *usual]
-        program = Program(command, self._env, self.folder / "proxy.log")
+        arguments = [str(self._hosts), "--", "run", *usual]
+        log = self.folder / "proxy.log"
+        if self._sources == SOURCES:
+            program: Program = WarmProgram(arguments, self._env, log)
+        else:
+            program = Program([sys.executable, "-m", "lab.named", *arguments], self._env, log)
         program.start()
         return program
 
