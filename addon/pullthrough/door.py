@@ -75,7 +75,8 @@ class Door:
             self._tell_once("crowd", "a client", f"was refused: more than {self._limit} connections (ulimit -n)")
 
     def client_disconnected(self, client: connection.Client) -> None:
-        """The end of a tunnel, if it was one: its only log line."""
+        """Its sockets are closed. If it was a tunnel, this is its only log line."""
+        self._connections.close_remains(client)
         tunnel = self._tunnels.pop(client.id, None)
         if tunnel is not None:
             self._metrics.tunnelled(tunnel.transferred)

@@ -251,6 +251,18 @@ class Connections:
         writer: asyncio.StreamWriter | None = transport.writer if transport else None  # type: ignore[assignment]
         return writer
 
+    def close_remains(self, client: Client) -> None:
+        """Close the sockets that were left open when `client` went.
+
+        A task of mitmproxy's that is told to close its connection, while it waits for its turn to hand over what it
+        read, ends without doing so.
+        """
+        handler = self._handlers().get(client.id)
+        for transport in tuple(handler.transports.values()) if handler else ():
+            over = transport.handler is not None and transport.handler.done()
+            if over and isinstance(transport.writer, asyncio.StreamWriter):
+                transport.writer.close()
+
     def refuse(self, client: Client, server: Connection) -> None:
         """End `server`, just connected for `client`, before a byte goes there."""
         handler = self._handlers().get(client.id)
