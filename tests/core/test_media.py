@@ -40,7 +40,7 @@ def test_the_media_type_of_a_content_type(content_type: str, expected: str) -> N
         (["b/b, a/a"], ("a/a", "b/b")),
         (["b/b", "a/a"], ("a/a", "b/b")),
         (["a/a,a/a", "A/A"], ("a/a",)),
-        (["a/a ;  q=0.5;v = X;"], ("a/a;q=0.5;v = X",)),
+        (["a/a ;  q=0.5;v = X;"], ("a/a;q=0.5;v = X;",)),
         (["a/a;q=0.5, a/a"], ("a/a", "a/a;q=0.5")),
         (["*/*"], ("*/*",)),
     ],
@@ -53,6 +53,11 @@ def test_the_order_and_the_spread_over_lines_make_no_other_key() -> None:
     kinds = sorted(MANIFEST_TYPES)
     shuffled = random.Random(7).sample(kinds, len(kinds))
     assert accept_key(kinds) == accept_key(shuffled) == accept_key([", ".join(shuffled)])
+
+
+def test_a_malformed_list_is_another_key() -> None:
+    """A registry may answer 404 to it: that must not count for the tag as well-behaved clients ask for it."""
+    assert len({accept_key([text]) for text in ("a/a", "a/a;", "a/a;;", "a/a;q")}) == 4
 
 
 @given(st.lists(st.text()))

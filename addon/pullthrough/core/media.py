@@ -41,7 +41,8 @@ def accept_key(values: Sequence[str]) -> tuple[str, ...]:
     """What Accept header lines accept, as a value to key tags by: sorted, unique, white space normalised.
 
     Docker sends its types in random order; that must not make different keys. Parameters (q) are kept as
-    written. A comma inside a quoted parameter splits it, which costs a second key and nothing else.
+    written, empty ones too: what a registry says to a malformed list says nothing of the well-formed one. A comma
+    inside a quoted parameter splits it, which costs a second key and nothing else.
     """
     items = (_normal(item) for value in values for item in value.split(","))
     return tuple(sorted({item for item in items if item}))
@@ -54,7 +55,7 @@ def is_plain(values: Sequence[str]) -> bool:
 
 def _normal(item: str) -> str:
     kind, *parameters = (" ".join(part.split()) for part in item.split(";"))
-    return ";".join([kind.lower(), *filter(None, parameters)]) if kind else ""
+    return ";".join([kind.lower(), *parameters]) if kind else ""
 
 
 def lists(values: Sequence[str], media_type: str) -> bool:
