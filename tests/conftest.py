@@ -6,7 +6,7 @@ services, proxies and folders end with it. Repositories, not registries, keep te
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +18,14 @@ from lab.fake_registry import FakeRegistry
 from lab.front import Front
 from lab.hosts import PlainHost
 from lab.images import Layout
+from lab.memory import Clock, Memory, remembering
 from lab.names import NameMap
 from lab.parent import ParentProxy
 from lab.pki import Pki
 from lab.proxy import Proxies
 from lab.registry import Registry
 from lab.tokens import TokenServer
+from lab.web import served
 
 
 @pytest.fixture(scope="session")
@@ -106,11 +108,8 @@ def registry(session_registry: Registry, tokens: TokenServer, cdn: Cdn, names: N
 @pytest.fixture
 def front(registry: Registry, pki: Pki, names: NameMap) -> Iterator[Front]:
     """`front.test:PORT`: `registry` under another name, that fails and limits on command."""
-    server = Front(pki.identity("front.test"), registry, pki.client_context())
-    server.start()
-    server.publish(names)
-    yield server
-    server.stop()
+    with served(Front(pki.identity("front.test"), registry, pki.client_context()), names) as server:
+        yield server
 
 
 @pytest.fixture
@@ -129,31 +128,22 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 @pytest.fixture
 def fake(pki: Pki, names: NameMap) -> Iterator[FakeRegistry]:
     """`fake.test:PORT` over TLS, empty."""
-    server = FakeRegistry("fake.test", pki.identity("fake.test"))
-    server.start()
-    server.publish(names)
-    yield server
-    server.stop()
+    with served(FakeRegistry("fake.test", pki.identity("fake.test")), names) as server:
+        yield server
 
 
 @pytest.fixture
 def plain(public: Pki, names: NameMap, tmp_path: Path) -> Iterator[PlainHost]:
     """`https://plain.test/`, a host that is no registry."""
-    server = PlainHost(public.identity("plain.test"), tmp_path / "plain")
-    server.start()
-    server.publish(names)
-    yield server
-    server.stop()
+    with served(PlainHost(public.identity("plain.test"), tmp_path / "plain"), names) as server:
+        yield server
 
 
 @pytest.fixture
 def parent(names: NameMap) -> Iterator[ParentProxy]:
     """A forward proxy that only tunnels."""
-    server = ParentProxy(names)
-    server.start()
-    server.publish(names)
-    yield server
-    server.stop()
+    with served(ParentProxy(names), names) as server:
+        yield server
 
 
 @pytest.fixture
@@ -178,3 +168,16 @@ def proxy_factory(tmp_path: Path, names: NameMap, pki: Pki, public: Pki) -> Iter
     proxies = Proxies(tmp_path, names, upstream_ca=pki.ca_file, system_ca=public.ca_file)
     yield proxies
     proxies.end()
+
+
+@pytest.fixture
+async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
+    """Facts on a store of their own, with a clock of their own: the time of day."""
+    async with remembering(tmp_path / "store") as made:
+        yield made
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock of this process, which has nothing to do with the time of day (`memory.clock`)."""
+    return Clock(100.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -22,18 +21,6 @@ PLAIN = Repository(Registry("http", "registry.test", 443), "team/app")
 DIGEST = Digest.of(b"layer")
 TTL = 60.0
 GRACE = 3600.0
-
-
-@pytest.fixture
-async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
-    async with remembering(tmp_path / "store") as made:
-        yield made
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """That of this process; the facts' is `memory.clock`."""
-    return Clock(100.0)
 
 
 @pytest.fixture

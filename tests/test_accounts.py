@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.memory import Clock, Memory, remembering
+from lab.memory import Clock, Memory
 from pullthrough import accounts as module
 from pullthrough.access import Access
 from pullthrough.accounts import LOCAL_LIFE, Accounts, Caller, Credential
@@ -27,18 +25,6 @@ GRACE = 3600.0
 NOBODY = Headers()
 
 type Fields = tuple[tuple[str, str], ...]
-
-
-@pytest.fixture
-async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
-    async with remembering(tmp_path / "store") as made:
-        yield made
-
-
-@pytest.fixture
-def clock() -> Clock:
-    """That of this process; `memory.clock` is the time of day."""
-    return Clock(100.0)
 
 
 @pytest.fixture

@@ -22,18 +22,13 @@ DAY = 24 * 3600.0
 
 
 @pytest.fixture
-async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
-    async with remembering(tmp_path / "store") as made:
-        yield made
-
-
-@pytest.fixture
 def facts(memory: Memory) -> Facts:
     return memory.facts
 
 
 @pytest.fixture
 def clock(memory: Memory) -> Clock:
+    """The facts'."""
     return memory.clock
 
 

@@ -18,6 +18,7 @@ ROWS = (
     {"cli", "__main__"},
     {"wiring"},
     {"addon", "door", "layers", "sending", "page"},
+    {"inside"},
     {"pulls", "outages", "broker", "manifests", "blobs", "links", "neighbours", "bodies"},
     {"access", "accounts", "realms", "tags", "limits", "facts", "trouble"},
     {"flights", "direct", "sink", "fetch"},

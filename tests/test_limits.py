@@ -16,11 +16,6 @@ OTHER = Registry("https", "other.test", 5000)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(100.0)
-
-
-@pytest.fixture
 def limits(clock: Clock) -> Limits:
     return Limits(clock, Clock(784111777.0))  # 1994-11-06 08:49:37
 

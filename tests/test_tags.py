@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
-from lab.memory import Memory, remembering
+from lab.memory import Memory
 from pullthrough import tags as module
 from pullthrough.core.digest import Digest
 from pullthrough.core.media import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
@@ -20,12 +17,6 @@ PLAIN = Repository(Registry("http", "registry.test", 80), "team/app")
 OLD, NEW = Digest.of(b"old"), Digest.of(b"new")
 ACCEPT = (OCI_MANIFEST, DOCKER_MANIFEST)
 WEEK = 7 * 24 * 3600.0
-
-
-@pytest.fixture
-async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
-    async with remembering(tmp_path / "store") as made:
-        yield made
 
 
 @pytest.fixture

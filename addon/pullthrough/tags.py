@@ -17,9 +17,6 @@ from pullthrough.core.digest import Digest
 from pullthrough.facts import Facts
 from pullthrough.messages import Repository
 
-#: By the key of a tag: the tag, what was accepted, what it names.
-type _Said = OrderedDict[str, tuple[str, tuple[str, ...], Digest]]
-
 #: Repositories, and tags of each, of which is remembered what somebody asked for but did not get yet.
 _MAX_REPOSITORIES: Final = 1024
 _MAX_NAMED: Final = 64

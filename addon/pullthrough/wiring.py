@@ -23,35 +23,23 @@ from mitmproxy import ctx, master, options
 from mitmproxy.addons import core, proxyserver, tlsconfig
 
 from pullthrough import __version__, config, installation, logs, trust
-from pullthrough.access import Access
-from pullthrough.accounts import Accounts
 from pullthrough.addon import PullthroughAddon
-from pullthrough.blobs import Blobs
 from pullthrough.breaker import Breaker
-from pullthrough.broker import Broker
 from pullthrough.ca import Authority
 from pullthrough.config import Settings
 from pullthrough.core.registries import Registries, parse_entry
 from pullthrough.door import Door
-from pullthrough.facts import Facts
-from pullthrough.flights import Flights
 from pullthrough.guard import Guard, GuardedEventLoop
 from pullthrough.health import Health
+from pullthrough.inside import Inside
 from pullthrough.layers import Connections
 from pullthrough.leaves import LeafContexts
-from pullthrough.limits import Limits
-from pullthrough.manifests import Manifests
 from pullthrough.messages import Registry
 from pullthrough.metrics import Metrics
-from pullthrough.neighbours import Neighbours
-from pullthrough.outages import Outages
 from pullthrough.page import Page
 from pullthrough.parent import ParentProxies
-from pullthrough.pulls import Pulls
-from pullthrough.realms import Realms
 from pullthrough.sending import Sender
 from pullthrough.store import Store
-from pullthrough.tags import Tags
 from pullthrough.upstream import Timeouts, Upstream
 
 log = logging.getLogger(__name__)
@@ -85,106 +73,68 @@ class App:
         self.trust_file = _trust_file(settings, self._leaving)
         if settings.offline:
             self.health.degraded("offline", "started with --offline: nothing leaves this proxy")
-        registries = Registries(parse_entry(text) for text in settings.registry)
-        parents = ParentProxies(os.environ)
+        self.registries = Registries(parse_entry(text) for text in settings.registry)
+        self.parents = ParentProxies(os.environ)
         metrics = Metrics()
-        neighbours = Neighbours()
+        # 2. what is behind the doors
         breaker = Breaker(time.monotonic, _now)
-        limits = Limits(time.monotonic, time.time, metrics.ratelimit)
-        # 2. what we hold, and whom we know
-        self.store = Store(settings.data_dir / "store", settings.size, self.health)
-        self.facts = Facts(self.store, time.time)
-        access = Access(self.facts, time.monotonic, ttl=settings.grant_ttl, grace=settings.offline_grace)
-        secret = installation.secret(settings.data_dir / "secret")
-        accounts = Accounts(secret, self.facts, time.monotonic, time.time, grace=settings.offline_grace)
-        realms = Realms(self.facts, brokered=settings.auth_broker)
-        tags = Tags(self.facts, settings.max_stale, time.time)
-        # 3. whom we ask
-        timeouts = Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.stall_timeout)
-        self.upstream = Upstream(
+        upstream = Upstream(
             tls=trust.client_context(self.trust_file.read_bytes()),
-            timeouts=timeouts,
-            parents=parents,
+            timeouts=Timeouts(settings.connect_timeout, settings.first_byte_timeout, settings.stall_timeout),
+            parents=self.parents,
             guard=guard,
             agent=f"pullthrough/{__version__}",
             breaker=breaker,
             offline=settings.offline,
         )
-        self.flights = Flights(self.store, self.upstream)
-        # 4. what is answered
-        manifests = Manifests(self.store, self.upstream, access, tags, limits, floor=settings.rate_limit_floor)
-        blobs = Blobs(self.store, self.flights, self.upstream, access)
-        broker = Broker(
-            upstream=self.upstream,
-            realms=realms,
-            accounts=accounts,
-            access=access,
-            clock=time.monotonic,
-            remember=settings.grant_ttl / 4,  # a right that was taken away must not live on by token and grant
-            count=metrics.token,
+        self.store = Store(settings.data_dir / "store", settings.size, self.health)
+        self.inside = Inside(
+            settings,
+            store=self.store,
+            upstream=upstream,
+            metrics=metrics,
+            secret=installation.secret(settings.data_dir / "secret"),
+            trusted=self._named_by_operator,
         )
-        outages = Outages(
-            manifests=manifests,
-            blobs=blobs,
-            access=access,
-            accounts=accounts,
-            realms=realms,
-            broker=broker,
-            clock=time.monotonic,
-        )
-        pulls = Pulls(
-            upstream=self.upstream,
-            manifests=manifests,
-            blobs=blobs,
-            access=access,
-            accounts=accounts,
-            realms=realms,
-            broker=broker,
-            limits=limits,
-            outages=outages,
-            neighbours=neighbours,
-            trusted=lambda registry: _named(registries, registry),
-            offline=settings.offline,
-        )
+        # 3. what it says of itself
         page = Page(
             ca_pem=self.authority.certificate_pem,
             fingerprint=self.authority.fingerprint,
             health=self.health,
             metrics=metrics,
             store=self.store,
-            ratelimit=lambda: limits.budgets,
+            ratelimit=lambda: self.inside.limits.budgets,
             unreachable=breaker.failing,
         )
         metrics.watch(
             degraded=lambda: float(bool(self.health.reasons)),
-            flights=lambda: float(len(self.flights)),
+            flights=lambda: float(len(self.inside.flights)),
             breakers=lambda: float(breaker.count()),
             size=settings.size,
         )
-        # 5. the front door
-        self.parents = parents
+        # 4. the front door
         connections = Connections(lambda: ctx.master.addons.get("proxyserver").connections)
         self.sender = Sender(connections.writer)
         self.door = Door(
-            registries=registries,
-            neighbours=neighbours,
+            registries=self.registries,
+            neighbours=self.inside.neighbours,
             leaves=LeafContexts(self.authority, _now),
             guard=guard,
-            parents=parents,
+            parents=self.parents,
             metrics=metrics,
             connections=connections,
             limit=_most_connections(),
             offline=settings.offline,
         )
         self.addon = PullthroughAddon(
-            registries=registries,
-            pulls=pulls,
+            registries=self.registries,
+            pulls=self.inside.pulls,
             page=page,
             sender=self.sender,
             connections=connections,
             patience=settings.connect_timeout + settings.first_byte_timeout,
             guard=guard,
-            parents=parents,
+            parents=self.parents,
             metrics=metrics,
             offline=settings.offline,
         )
@@ -206,11 +156,12 @@ class App:
 
     async def done(self) -> None:
         """The end: fills stop, partials stay."""
-        await self.flights.aclose()
-        await self.upstream.aclose()
-        await self.facts.flush()
+        await self.inside.aclose()
         await self.store.aclose()
         self._leaving.close()
+
+    def _named_by_operator(self, registry: Registry) -> bool:
+        return self.registries.named_by_operator(registry.host, registry.port)
 
     def _forget_ourselves_as_parent(self) -> None:
         """HTTPS_PROXY is set on this machine for its own builds: then it names us, and we would ask ourselves."""
@@ -235,10 +186,6 @@ class _UpstreamTls:
     def tls_start_server(self, start: Any) -> None:
         """Its verification of the upstream's certificate."""
         self._addon.tls_start_server(start)
-
-
-def _named(registries: Registries, registry: Registry) -> bool:
-    return registries.named_by_operator(registry.host, registry.port)
 
 
 def _most_connections() -> int:

@@ -13,6 +13,7 @@ from lab.asking import Asking
 from lab.cdn import Cdn
 from lab.fake_registry import Content, FakeRegistry, Manners
 from lab.front import Front
+from lab.http import Client
 from lab.images import KIB
 from lab.names import NameMap
 from lab.pki import Pki
@@ -137,6 +138,24 @@ def secrets(tokens: TokenServer) -> list[str]:
 def asking(fake: FakeRegistry, fake_proxy: Proxy) -> Asking:
     """Requests to `fake` through a proxy."""
     return Asking.through(fake_proxy, fake)
+
+
+@pytest.fixture
+def anybody(registry: Registry, site_proxy: Proxy) -> Asking:
+    """Requests to `registry` through a proxy, without credentials."""
+    return Asking.through(site_proxy, registry)
+
+
+@pytest.fixture
+def directly(registry: Registry, pki: Pki, names: NameMap) -> Asking:
+    """Requests to `registry` itself, without credentials."""
+    return Asking(Client(pki.ca_file, names=names), registry)
+
+
+@pytest.fixture
+def private(repository: str) -> str:
+    """A repository name that is this test's alone, where only alice may pull."""
+    return repository.replace("open/", "priv/")
 
 
 @pytest.fixture

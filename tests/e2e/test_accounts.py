@@ -15,10 +15,8 @@ from lab.cdn import Cdn
 from lab.clients import Clients, Skopeo
 from lab.deadline import eventually
 from lab.engines import Engines
-from lab.http import Client
 from lab.images import KIB, Image, Layout
 from lab.journal import find
-from lab.names import NameMap
 from lab.pki import Pki
 from lab.proxy import Proxies, Proxy
 from lab.pullers import KINDS, puller
@@ -30,25 +28,10 @@ ALICE, BOB = "alice:secret", "bob:hunter2"
 
 
 @pytest.fixture
-def private(repository: str) -> str:
-    return repository.replace("open/", "priv/")
-
-
-@pytest.fixture
 def image(registry: Registry, layout: Layout, private: str) -> Image:
     made = layout.image(private, [40 * KIB], seed=private)
     registry.seed(made, private, "v1")
     return made
-
-
-@pytest.fixture
-def anybody(registry: Registry, site_proxy: Proxy) -> Asking:
-    return Asking.through(site_proxy, registry)
-
-
-@pytest.fixture
-def directly(registry: Registry, pki: Pki, names: NameMap) -> Asking:
-    return Asking(Client(pki.ca_file, names=names), registry)
 
 
 @pytest.fixture

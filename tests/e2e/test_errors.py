@@ -15,7 +15,7 @@ from lab.names import Endpoint, NameMap
 from lab.pki import Pki
 from lab.proxy import Proxies, Proxy
 from lab.raw import Spoken, ask, say
-from lab.web import Exchange, WebServer
+from lab.web import Exchange, WebServer, served
 
 IMPATIENT = ("--connect-timeout", "1s", "--first-byte-timeout", "1s")
 DIGEST = f"sha256:{'0' * 64}"
@@ -51,11 +51,8 @@ class Gibberish(WebServer):
 
 @pytest.fixture(params=[Rude, Gibberish])
 def broken(request: pytest.FixtureRequest, pki: Pki, names: NameMap) -> Iterator[WebServer]:
-    server = request.param("storage.test", pki.identity("storage.test"))
-    server.start()
-    server.publish(names)
-    yield server
-    server.stop()
+    with served(request.param("storage.test", pki.identity("storage.test")), names) as server:
+        yield server
 
 
 def unreachable(method: str, target: str) -> int:
@@ -124,14 +121,10 @@ async def test_an_upstream_that_hangs_up_or_speaks_something_else(broken: WebSer
 async def test_an_upstream_with_a_certificate_that_nobody_vouches_for(
     tmp_path: Path, names: NameMap, proxy_factory: Proxies
 ) -> None:
-    stranger = FakeRegistry("storage.test", Pki(tmp_path / "stranger").identity("storage.test"))
-    stranger.start()
-    stranger.publish(names)
-    asking = Asking.through(proxy_factory(stranger), stranger)
-    try:
+    identity = Pki(tmp_path / "stranger").identity("storage.test")
+    with served(FakeRegistry("storage.test", identity), names) as stranger:
+        asking = Asking.through(proxy_factory(stranger), stranger)
         answers = [await asking.fetch(target, method=method) for method, target in REQUESTS]
-    finally:
-        stranger.stop()
 
     for (method, target), answer in zip(REQUESTS, answers, strict=True):
         assert_oci_error(answer, method, unreachable(method, target))

@@ -50,11 +50,6 @@ def assert_nobody_was_asked(*services: Service) -> None:
 
 
 @pytest.fixture
-def private(repository: str) -> str:
-    return repository.replace("open/", "priv/")
-
-
-@pytest.fixture
 def image(registry: Registry, layout: Layout, repository: str, private: str) -> Image:
     """Alice's as `private`, and everybody's as `repository`."""
     made = layout.image(repository, [30 * KIB], seed=private)

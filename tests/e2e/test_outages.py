@@ -79,11 +79,6 @@ def site(registry: Registry, tokens: TokenServer, brisk_proxy: Proxy) -> Site:
 
 
 @pytest.fixture
-def private(repository: str) -> str:
-    return repository.replace("open/", "priv/")
-
-
-@pytest.fixture
 def image(registry: Registry, layout: Layout, repository: str, private: str) -> Image:
     """Alice's as `private`, and everybody's as `repository`."""
     made = layout.image(None, [40 * KIB, 3 * KIB], seed=private)

@@ -14,6 +14,7 @@ from lab.names import NameMap
 from lab.parent import ParentProxy
 from lab.pki import Pki
 from lab.proxy import Proxies, Proxy
+from lab.web import served
 
 USER, PASSWORD = "builder", "p@ss word"
 CREDENTIAL = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
@@ -21,11 +22,8 @@ CREDENTIAL = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 @pytest.fixture
 def parent(names: NameMap) -> Iterator[ParentProxy]:
-    server = ParentProxy(names, authorization=CREDENTIAL)
-    server.start()
-    server.publish(names)
-    yield server
-    server.stop()
+    with served(ParentProxy(names, authorization=CREDENTIAL), names) as server:
+        yield server
 
 
 @pytest.fixture

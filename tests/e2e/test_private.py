@@ -7,10 +7,8 @@ from lab.cdn import Cdn
 from lab.clients import Clients
 from lab.fake_registry import FakeRegistry
 from lab.faults import Fault
-from lab.http import Client
 from lab.images import KIB, Image, Layout
 from lab.journal import find
-from lab.names import NameMap
 from lab.pki import Pki
 from lab.proxy import Proxy
 from lab.registry import Registry
@@ -18,25 +16,10 @@ from lab.tokens import TokenServer
 
 
 @pytest.fixture
-def private(repository: str) -> str:
-    return repository.replace("open/", "priv/")
-
-
-@pytest.fixture
 def image(registry: Registry, layout: Layout, private: str) -> Image:
     made = layout.image(None, [100 * KIB], seed=private)
     registry.seed(made, private, "v1")
     return made
-
-
-@pytest.fixture
-def anybody(registry: Registry, site_proxy: Proxy) -> Asking:
-    return Asking.through(site_proxy, registry)
-
-
-@pytest.fixture
-def directly(registry: Registry, pki: Pki, names: NameMap) -> Asking:
-    return Asking(Client(pki.ca_file, names=names), registry)
 
 
 def bearer(tokens: TokenServer, account: str, *repositories: str) -> str:

@@ -14,24 +14,19 @@ from lab.journal import find
 from lab.names import NameMap
 from lab.pki import Pki
 from lab.proxy import Proxies, Proxy
+from lab.web import served
 
 
 @pytest.fixture
 def second(pki: Pki, names: NameMap) -> Iterator[FakeRegistry]:
-    server = FakeRegistry("registry2.test", pki.identity("registry2.test"))
-    server.start()
-    server.publish(names)
-    yield server
-    server.stop()
+    with served(FakeRegistry("registry2.test", pki.identity("registry2.test")), names) as server:
+        yield server
 
 
 @pytest.fixture
 def insecure(names: NameMap) -> Iterator[FakeRegistry]:
-    server = FakeRegistry("storage.test", None)
-    server.start()
-    server.publish(names)
-    yield server
-    server.stop()
+    with served(FakeRegistry("storage.test", None), names) as server:
+        yield server
 
 
 async def test_the_same_repository_and_tag_of_two_registries_never_mix(
@@ -53,16 +48,11 @@ async def test_the_same_repository_and_tag_of_two_registries_never_mix(
 async def test_the_same_host_on_two_ports_is_two_registries(
     fake: FakeRegistry, pki: Pki, names: NameMap, proxy_factory: Proxies, data: bytes, repository: str
 ) -> None:
-    other = FakeRegistry("fake.test", pki.identity("fake.test"))
-    other.start()
-    other.publish(names)
-    try:
+    with served(FakeRegistry("fake.test", pki.identity("fake.test")), names) as other:
         proxy = proxy_factory(fake, other)
         image = fake.add_image(repository, "v1", [data])
         assert (await Asking.through(proxy, fake).blob(repository, image.layers[0])).status == 200
         assert (await Asking.through(proxy, other).blob(repository, image.layers[0])).status == 404
-    finally:
-        other.stop()
 
 
 async def test_a_blob_that_two_registries_have_is_stored_once_and_asked_for_in_each(

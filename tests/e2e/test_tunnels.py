@@ -21,6 +21,7 @@ from lab.pki import Pki
 from lab.programs import environment, need
 from lab.proxy import Proxies, Proxy
 from lab.raw import ask, say
+from lab.web import served
 
 METADATA = "169.254.169.254"
 
@@ -99,17 +100,12 @@ async def test_of_a_tunnel_only_the_host_and_the_bytes_are_logged(plain: PlainHo
 async def test_plain_http_to_a_host_that_is_no_registry_is_relayed_on_port_80_only(
     names: NameMap, proxy_factory: Proxies, fake: FakeRegistry
 ) -> None:
-    web = FakeRegistry("storage.test", None, public_port=80)
-    web.start()
-    web.publish(names)
-    names.publish("storage.test", 8080, web.address, web.port)
-    web.content.pages["/hello"] = (200, {"Content-Type": "text/plain"}, b"hello")
-    client = Client(proxy=proxy_factory(fake).address)
-    try:
+    with served(FakeRegistry("storage.test", None, public_port=80), names) as web:
+        names.publish("storage.test", 8080, web.address, web.port)
+        web.content.pages["/hello"] = (200, {"Content-Type": "text/plain"}, b"hello")
+        client = Client(proxy=proxy_factory(fake).address)
         relayed = await client.fetch("http://storage.test/hello")
         refused = await client.fetch("http://storage.test:8080/hello")
-    finally:
-        web.stop()
 
     assert (relayed.status, relayed.body) == (200, b"hello")
     assert (refused.status, b"NO_PROXY" in refused.body) == (403, True)

@@ -6,6 +6,7 @@ open file of the store, no task, no exception that nobody looked at.
 """
 
 import asyncio
+import dataclasses
 import gc
 import ssl
 from collections import Counter
@@ -17,27 +18,18 @@ from typing import Any
 
 from lab.fake_registry import Content, FakeRegistry, Manners
 from lab.faults import Armed
-from pullthrough.access import Access
-from pullthrough.accounts import Accounts
-from pullthrough.blobs import Blobs
-from pullthrough.broker import Broker
+from pullthrough import config
+from pullthrough import inside as inside_of_the_proxy
+from pullthrough.config import Settings
 from pullthrough.core.digest import Digest
 from pullthrough.core.headers import Headers
-from pullthrough.facts import Facts
 from pullthrough.fetch import Source, repeated
-from pullthrough.flights import Flights
 from pullthrough.guard import Guard
 from pullthrough.health import Health
-from pullthrough.limits import Limits
-from pullthrough.manifests import Manifests
 from pullthrough.messages import Answer, Body, BodyError, Pass, Registry, Repository, Request
-from pullthrough.neighbours import Neighbours
-from pullthrough.outages import Outages
+from pullthrough.metrics import Metrics
 from pullthrough.parent import ParentProxies
-from pullthrough.pulls import Pulls
-from pullthrough.realms import Realms
 from pullthrough.store import Link, Partial, Store, StoredBlob, StoreError
-from pullthrough.tags import Tags
 from pullthrough.upstream import Timeouts, Upstream
 
 REPOSITORY = "team/app"
@@ -83,6 +75,18 @@ class Chosen:
     brokered: bool = True
     offline: bool = False
     patience: float = PATIENCE
+
+    def settings(self) -> Settings:
+        """With the defaults for all else."""
+        return dataclasses.replace(
+            config.load({"data_dir": "/nowhere"}, {}),
+            grant_ttl=self.grant_ttl,
+            offline_grace=self.grace,
+            max_stale=self.max_stale,
+            rate_limit_floor=self.floor,
+            auth_broker=self.brokered,
+            offline=self.offline,
+        )
 
 
 class TroubledStore(Store):
@@ -164,25 +168,49 @@ class TroubledStore(Store):
             await super().note(facts)
 
 
-@dataclass
-class Inside:
+class Counted(Metrics):
+    """Metrics of which a test reads how token requests were answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens: Counter[str] = Counter()
+
+    def token(self, answer: str) -> None:
+        super().token(answer)
+        self.tokens[answer] += 1
+
+
+class Inside(inside_of_the_proxy.Inside):
     """One proxy without doors, and the registry before it."""
 
-    folder: Path
-    fake: FakeRegistry
-    store: TroubledStore
-    upstream: Upstream
-    flights: Flights
-    clock: Clock
-    facts: Facts
-    access: Access
-    accounts: Accounts
-    blobs: Blobs
-    manifests: Manifests
-    neighbours: Neighbours
-    pulls: Pulls
-    #: Token requests, by how they were answered.
-    counted: Counter[str]
+    def __init__(
+        self, folder: Path, fake: FakeRegistry, size: int, trusted: bool, tls: ssl.SSLContext | None, chosen: Chosen
+    ) -> None:
+        self.folder = folder
+        self.fake = fake
+        self.clock = Clock()
+        self.store = TroubledStore(folder, size)
+        self.upstream = Upstream(
+            tls=tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # a plain registry needs none
+            timeouts=Timeouts(chosen.patience, chosen.patience, PATIENCE),
+            parents=ParentProxies({}),
+            guard=Guard(),
+            agent="pullthrough/test",
+            offline=chosen.offline,
+            clock=self.clock,
+        )
+        counted = Counted()
+        self.counted = counted.tokens
+        super().__init__(
+            chosen.settings(),
+            store=self.store,
+            upstream=self.upstream,
+            metrics=counted,
+            secret=b"secret",
+            trusted=lambda registry: trusted,
+            clock=self.clock,
+            now=self.clock,
+        )
 
     @property
     def registry(self) -> Registry:
@@ -325,93 +353,17 @@ async def inside(
     fake.reset()
     fake.manners, fake.content = Manners(), Content()
     with _no_unseen_errors(loop):
-        made = _build(folder / "store", fake, size, trusted, tls, chosen or Chosen())
+        made = Inside(folder / "store", fake, size, trusted, tls, chosen or Chosen())
         try:
             yield made
         finally:
             fake.release()
-            await made.flights.aclose()
-            await made.upstream.aclose()
-            await made.facts.flush()
+            await made.aclose()
             opened = open_files(made.folder)
             await made.store.aclose()
             loop.set_task_factory(None)
         assert not opened, f"left open: {opened}"
         await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
-
-
-def _build(
-    folder: Path, fake: FakeRegistry, size: int, trusted: bool, tls: ssl.SSLContext | None, chosen: Chosen
-) -> Inside:
-    clock = Clock()
-    store = TroubledStore(folder, size)
-    upstream = Upstream(
-        tls=tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # a plain registry needs none
-        timeouts=Timeouts(chosen.patience, chosen.patience, PATIENCE),
-        parents=ParentProxies({}),
-        guard=Guard(),
-        agent="pullthrough/test",
-        offline=chosen.offline,
-        clock=clock,
-    )
-    facts = Facts(store, clock)
-    access = Access(facts, clock, ttl=chosen.grant_ttl, grace=chosen.grace)
-    accounts = Accounts(b"secret", facts, clock, clock, grace=chosen.grace)
-    realms = Realms(facts, brokered=chosen.brokered)
-    limits = Limits(clock, clock)
-    flights = Flights(store, upstream)
-    blobs = Blobs(store, flights, upstream, access)
-    manifests = Manifests(store, upstream, access, Tags(facts, chosen.max_stale, clock), limits, floor=chosen.floor)
-    counted: Counter[str] = Counter()
-    broker = Broker(
-        upstream=upstream,
-        realms=realms,
-        accounts=accounts,
-        access=access,
-        clock=clock,
-        remember=chosen.grant_ttl,
-        count=lambda answer: counted.update((answer,)),
-    )
-    outages = Outages(
-        manifests=manifests,
-        blobs=blobs,
-        access=access,
-        accounts=accounts,
-        realms=realms,
-        broker=broker,
-        clock=clock,
-    )
-    neighbours = Neighbours()
-    pulls = Pulls(
-        upstream=upstream,
-        manifests=manifests,
-        blobs=blobs,
-        access=access,
-        accounts=accounts,
-        realms=realms,
-        broker=broker,
-        limits=limits,
-        outages=outages,
-        neighbours=neighbours,
-        trusted=lambda registry: trusted,
-        offline=chosen.offline,
-    )
-    return Inside(
-        folder=folder,
-        fake=fake,
-        store=store,
-        upstream=upstream,
-        flights=flights,
-        clock=clock,
-        facts=facts,
-        access=access,
-        accounts=accounts,
-        blobs=blobs,
-        manifests=manifests,
-        neighbours=neighbours,
-        pulls=pulls,
-        counted=counted,
-    )
 
 
 def open_files(folder: Path) -> list[str]:

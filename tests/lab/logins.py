@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
-from lab.fake_registry import CONTENT, FakeRegistry
+from lab.fake_registry import CONTENT, FakeRegistry, basic
 from lab.inside import REPOSITORY, Chosen, Got, Inside, inside
 from lab.journal import Request
 from lab.pki import Pki
@@ -21,6 +21,9 @@ from lab.tokens import TokenServer
 from pullthrough.messages import Request as Question
 from pullthrough.trust import client_context
 
+ALICE, BOB = basic("alice", "secret"), basic("bob", "hunter2")
+"""With the passwords that the token server knows."""
+WRONG = basic("alice", "guessed")
 OUR_REALM = re.compile(r'realm="https://[^/"]+(?P<path>/v2/_pullthrough/token/[0-9a-f]{16})"')
 
 

@@ -12,17 +12,18 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from typing import Any
 
 from lab.journal import MemoryJournal, Request
-from lab.names import Endpoint
+from lab.names import Endpoint, NameMap
 from lab.pki import Identity
 
 Headers = Mapping[str, str]
 READ_BYTES = 256 * 1024
 MAX_LINE = 65536
+TLS_HANDSHAKE = b"\x16"
 STOP_SECONDS = 10.0
 
 
@@ -173,6 +174,8 @@ class WebServer(Endpoint):
             wire.close()
 
     def _serve_one(self, wire: Wire) -> bool:
+        if wire.reader.peek(1)[:1] == TLS_HANDSHAKE:
+            return False  # of it no line ever ends
         line = wire.reader.readline(MAX_LINE).decode("latin-1").split()
         if len(line) != 3:
             return False
@@ -186,6 +189,17 @@ class WebServer(Endpoint):
             request.done = True
         exchange.drain()
         return exchange.keep_alive
+
+
+@contextmanager
+def served[S: WebServer](server: S, names: NameMap) -> Iterator[S]:
+    """Have `server` listen under its name, until the end."""
+    server.start()
+    server.publish(names)
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 class _Listener(socketserver.TCPServer):

@@ -18,6 +18,7 @@ from lab.images import MIB
 from lab.journal import body_bytes, find, wait_for
 from lab.names import NameMap
 from lab.pki import Pki
+from lab.web import served
 
 DATA = random.Random("cdn").randbytes(MIB)
 HEX = hashlib.sha256(DATA).hexdigest()
@@ -30,11 +31,8 @@ def own_cdn(pki: Pki, names: NameMap, tmp_path: Path) -> Iterator[Cdn]:
     file = tmp_path / PATH.lstrip("/")
     file.parent.mkdir(parents=True)
     file.write_bytes(DATA)
-    server = Cdn(pki.identity("cdn.test"), tmp_path)
-    server.start()
-    server.publish(names)
-    yield server
-    server.stop()
+    with served(Cdn(pki.identity("cdn.test"), tmp_path), names) as server:
+        yield server
 
 
 @pytest.fixture

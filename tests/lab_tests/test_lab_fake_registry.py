@@ -10,6 +10,7 @@ from lab.http import Client, Cut
 from lab.journal import find
 from lab.names import NameMap
 from lab.pki import Pki
+from lab.web import served
 
 LAYER = bytes(range(256)) * 1000
 
@@ -32,11 +33,8 @@ def blob_url(fake: FakeRegistry) -> str:
 
 @pytest.fixture
 def insecure(names: NameMap) -> Iterator[FakeRegistry]:
-    server = FakeRegistry("storage.test", None, public_port=80)
-    server.start()
-    server.publish(names)
-    yield server
-    server.stop()
+    with served(FakeRegistry("storage.test", None, public_port=80), names) as server:
+        yield server
 
 
 async def test_an_image_is_there_by_tag_and_digest_with_its_blobs(fake: FakeRegistry, client: Client) -> None:

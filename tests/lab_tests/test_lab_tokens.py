@@ -16,6 +16,7 @@ from lab.names import NameMap
 from lab.pki import Pki
 from lab.signer import ISSUER, LEEWAY_SECONDS, SERVICE
 from lab.tokens import TokenServer
+from lab.web import served
 
 REALM = "https://auth.test/jwt/auth"
 SECRETS = {"alice": "secret", "bob": "hunter2", None: ""}
@@ -23,11 +24,8 @@ SECRETS = {"alice": "secret", "bob": "hunter2", None: ""}
 
 @pytest.fixture
 def server(pki: Pki, names: NameMap) -> Iterator[TokenServer]:
-    server = TokenServer(pki.identity("auth.test"), pki.signer())
-    server.start()
-    server.publish(names)
-    yield server
-    server.stop()
+    with served(TokenServer(pki.identity("auth.test"), pki.signer()), names) as server:
+        yield server
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,9 +10,7 @@ import pytest
 
 from lab.fake_registry import FakeRegistry, basic, digest_of
 from lab.inside import Clock, Inside
-from lab.logins import behind_tls, challenge
-from lab.names import NameMap, resolver
-from lab.pki import Pki
+from lab.logins import challenge
 from lab.stores import Stores
 from lab.tokens import TokenServer
 from pullthrough.core.headers import Headers
@@ -342,21 +339,6 @@ async def test_nothing_secret_is_written_down(mind: Mind, tmp_path: Path) -> Non
 
 
 # -- on the road
-
-
-@pytest.fixture
-async def proxy(
-    tmp_path: Path,
-    fake: FakeRegistry,
-    tokens: TokenServer,
-    names: NameMap,
-    pki: Pki,
-    public: Pki,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[Inside]:
-    monkeypatch.setattr(socket, "getaddrinfo", resolver(names))
-    async with behind_tls(tmp_path, fake, tokens, pki, public) as it:
-        yield it
 
 
 DATA = b"layer" * 100

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
 from lab.inside import until
 from lab.names import NameMap, resolver
-from lab.pages import EPOCH, NOTHING, Make, Serve, Time, Web, failure, fetch, making, serving
+from lab.pages import EPOCH, NOTHING, Make, Serve, Time, Web, failure, fetch
 from lab.parent import ParentProxy
 from lab.pki import Pki
 from lab.web import Exchange
@@ -24,23 +24,6 @@ from pullthrough.guard import Guard
 from pullthrough.upstream import Timeouts, Upstream, UpstreamError
 
 SECRETS = Headers((("Authorization", "Bearer the-token"), ("Cookie", "the=cookie")))
-
-
-@pytest.fixture(autouse=True)
-def lookups(names: NameMap, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", resolver(names))
-
-
-@pytest.fixture
-def serve(names: NameMap) -> Iterator[Serve]:
-    with serving(names) as start:
-        yield start
-
-
-@pytest.fixture
-async def make(pki: Pki) -> AsyncIterator[Make]:
-    async with making(pki) as build:
-        yield build
 
 
 @pytest.fixture

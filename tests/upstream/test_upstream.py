@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from lab.deadline import eventually
-from lab.names import NameMap, resolver
-from lab.pages import NOTHING, Make, Serve, Web, failure, fetch, making, serving
+from lab.names import NameMap
+from lab.pages import NOTHING, Make, Serve, Web, failure, fetch
 from lab.parent import ParentProxy
 from lab.pki import Pki
 from lab.web import Exchange
@@ -30,24 +30,6 @@ SECRETS = Headers(
         ("Accept", "*/*"),
     )
 )
-
-
-@pytest.fixture(autouse=True)
-def lookups(names: NameMap, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names of this test; `forged` maps more of them, to anything."""
-    monkeypatch.setattr(socket, "getaddrinfo", resolver(names))
-
-
-@pytest.fixture
-def serve(names: NameMap) -> Iterator[Serve]:
-    with serving(names) as start:
-        yield start
-
-
-@pytest.fixture
-async def make(pki: Pki) -> AsyncIterator[Make]:
-    async with making(pki) as build:
-        yield build
 
 
 @pytest.fixture

@@ -1,0 +1,102 @@
+"""Everything behind the front doors: what is remembered, whom we know, what is answered.
+
+Responsible for who of them gets whom, once for every door and for every way to run. Must not know doors, listeners and
+mitmproxy, nor decide anything about requests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from pullthrough.access import Access
+from pullthrough.accounts import Accounts
+from pullthrough.blobs import Blobs
+from pullthrough.broker import Broker
+from pullthrough.config import Settings
+from pullthrough.facts import Facts
+from pullthrough.flights import Flights
+from pullthrough.limits import Limits
+from pullthrough.manifests import Manifests
+from pullthrough.messages import Registry
+from pullthrough.metrics import Metrics
+from pullthrough.neighbours import Neighbours
+from pullthrough.outages import Outages
+from pullthrough.pulls import Pulls
+from pullthrough.realms import Realms
+from pullthrough.store import Store
+from pullthrough.tags import Tags
+from pullthrough.upstream import Upstream
+
+
+class Inside:
+    """What answers, over one store and one way upstream. Make it inside the event loop that it is to serve.
+
+    `secret` is the installation's. Registries that are `trusted` may lead clients to neighbours. `clock` counts
+    seconds and never goes back; `now` counts them since the epoch.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        store: Store,
+        upstream: Upstream,
+        metrics: Metrics,
+        secret: bytes,
+        trusted: Callable[[Registry], bool],
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        # 1. what we remember, and whom we know
+        self.facts = Facts(store, now)
+        self.access = Access(self.facts, clock, ttl=settings.grant_ttl, grace=settings.offline_grace)
+        self.accounts = Accounts(secret, self.facts, clock, now, grace=settings.offline_grace)
+        self.limits = Limits(clock, now, metrics.ratelimit)
+        self.neighbours = Neighbours()
+        realms = Realms(self.facts, brokered=settings.auth_broker)
+        tags = Tags(self.facts, settings.max_stale, now)
+        # 2. what is fetched
+        self._upstream = upstream
+        self.flights = Flights(store, upstream)
+        # 3. what is answered
+        self.blobs = Blobs(store, self.flights, upstream, self.access)
+        self.manifests = Manifests(store, upstream, self.access, tags, self.limits, floor=settings.rate_limit_floor)
+        broker = Broker(
+            upstream=upstream,
+            realms=realms,
+            accounts=self.accounts,
+            access=self.access,
+            clock=clock,
+            remember=settings.grant_ttl / 4,  # a right that was taken away must not live on by token and grant
+            count=metrics.token,
+        )
+        outages = Outages(
+            manifests=self.manifests,
+            blobs=self.blobs,
+            access=self.access,
+            accounts=self.accounts,
+            realms=realms,
+            broker=broker,
+            clock=clock,
+        )
+        self.pulls = Pulls(
+            upstream=upstream,
+            manifests=self.manifests,
+            blobs=self.blobs,
+            access=self.access,
+            accounts=self.accounts,
+            realms=realms,
+            broker=broker,
+            limits=self.limits,
+            outages=outages,
+            neighbours=self.neighbours,
+            trusted=trusted,
+            offline=settings.offline,
+        )
+
+    async def aclose(self) -> None:
+        """Fills stop, partials stay, nobody is asked any more, what is known is written down. The store stays open."""
+        await self.flights.aclose()
+        await self._upstream.aclose()
+        await self.facts.flush()
