@@ -21,7 +21,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pullthrough.ca import Authority, CAError, Leaf, _ca_subject
+from pullthrough.ca import Authority, CAError, Leaf
+from pullthrough.core.constraints import Constraints, subtree, subtrees, usual
+from pullthrough.issuer import _ca_subject
 from pullthrough.keypair import CERT_NAME, KEY_NAME
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -75,6 +77,8 @@ def test_a_new_ca_can_sign_for_hosts_and_for_no_further_ca(authority: Authority)
     assert isinstance(public, ec.EllipticCurvePublicKey)
     assert isinstance(public.curve, ec.SECP256R1)
     cert.verify_directly_issued_by(cert)
+    purposes = cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(purposes) == [ExtendedKeyUsageOID.SERVER_AUTH], "what it signs is good for servers only"
 
 
 def test_a_new_ca_says_from_which_machine_and_day_it_is_and_lives_ten_years(authority: Authority) -> None:
@@ -97,7 +101,7 @@ def test_a_new_ca_says_from_which_machine_and_day_it_is_and_lives_ten_years(auth
     ],
 )
 def test_the_machines_name_is_made_fit_for_a_common_name(hostname: str, shown: str) -> None:
-    (name,) = _ca_subject(hostname, NOW).get_attributes_for_oid(NameOID.COMMON_NAME)
+    (name,) = _ca_subject(hostname, "2026-11-22").get_attributes_for_oid(NameOID.COMMON_NAME)
     assert name.value == f"pullthrough CA {shown} 2026-11-22"
     assert len(str(name.value)) <= 64
 
@@ -119,13 +123,16 @@ def test_the_fingerprint_is_what_openssl_prints(authority: Authority, tmp_path: 
 
 
 def test_the_description_has_what_an_operator_compares(authority: Authority, tmp_path: Path) -> None:
-    assert authority.describe() == {
-        "Subject": authority.subject,
-        "SHA-256": authority.fingerprint,
-        "Valid from": "2026-11-21 12:00:00+00:00",
-        "Valid until": "2036-11-18 12:00:00+00:00",
-        "File": str(tmp_path / "ca" / CERT_NAME),
-    }
+    assert authority.describe() == (
+        {
+            "Subject": authority.subject,
+            "SHA-256": authority.fingerprint,
+            "Valid from": "2026-11-21 12:00:00+00:00",
+            "Valid until": "2036-11-18 12:00:00+00:00",
+            "Signs for": "every host: it has no name constraints",
+            "File": str(tmp_path / "ca" / CERT_NAME),
+        },
+    )
     assert socket.gethostname()[:20] in authority.subject
     assert authority.fingerprint in repr(authority)
 
@@ -260,6 +267,7 @@ def test_addresses(authority: Authority, host: str) -> None:
     names = names_of(authority.issue(host))
     assert names.get_values_for_type(x509.IPAddress) == [ipaddress.ip_address(host)]
     assert names.get_values_for_type(x509.DNSName) == []
+    assert authority.issue(host).chain[0].subject.rfc4514_string() == "O=pullthrough", "a name would be constrained"
 
 
 @pytest.mark.parametrize(
@@ -345,6 +353,8 @@ class Forged:
     begin: datetime = NOW - DAY
     end: datetime = NOW + 30 * DAY
     key: CAKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP384R1()))
+    permitted: list[str] | None = None
+    excluded: list[str] | None = None
 
     def __post_init__(self) -> None:
         issuer = self.issuer or self
@@ -373,6 +383,9 @@ class Forged:
         )
         if self.identifier:
             builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        if self.permitted or self.excluded:
+            constraints = x509.NameConstraints(general(self.permitted), general(self.excluded))
+            builder = builder.add_extension(constraints, critical=True)
         digest = None if isinstance(issuer.key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
         self.cert = builder.sign(issuer.key, digest)
 
@@ -385,6 +398,13 @@ class Forged:
         if password:
             lock = serialization.BestAvailableEncryption(password)
         return self.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
+
+
+def general(texts: list[str] | None) -> list[x509.GeneralName] | None:
+    """Domains, and networks (with a slash), as certificates have them."""
+    if texts is None:
+        return None
+    return [x509.IPAddress(ipaddress.ip_network(text)) if "/" in text else x509.DNSName(text) for text in texts]
 
 
 def brought(folder: Path, certs: bytes, key: bytes) -> Authority:
@@ -490,6 +510,218 @@ def test_a_damaged_or_encrypted_key_is_named(tmp_path: Path) -> None:
         brought(tmp_path, root.pem, root.key_pem().replace(b"M", b"N"))
     with pytest.raises(CAError, match=r"corp\.key is encrypted .*openssl pkey"):
         brought(tmp_path, root.pem, root.key_pem(b"secret"))
+
+
+# What it may sign for
+
+
+def permitting(*texts: str) -> Constraints:
+    return Constraints(subtrees(map(subtree, texts)))
+
+
+@pytest.fixture
+def narrow(tmp_path: Path, clock: Clock) -> Authority:
+    """A CA for corp.test and 10.0.0.0/8."""
+    return Authority.load_or_create(tmp_path / "narrow", now=clock, constraints=permitting("corp.test", "10.0.0.0/8"))
+
+
+def test_constraints_are_written_as_critical_and_read_back(narrow: Authority, tmp_path: Path) -> None:
+    found = certificate(narrow).extensions.get_extension_for_class(x509.NameConstraints)
+    assert found.critical
+    assert found.value.permitted_subtrees == [
+        x509.DNSName("corp.test"),
+        x509.IPAddress(ipaddress.ip_network("10.0.0.0/8")),
+    ]
+    assert found.value.excluded_subtrees is None
+    assert narrow.permits("registry.corp.test")
+    assert narrow.permits("10.1.2.3")
+    assert not narrow.permits("example.com")
+    assert not narrow.permits("::1"), "a permitted IPv4 network leaves no IPv6 address permitted"
+    assert narrow.describe()[0]["Signs for"] == "corp.test, 10.0.0.0/8"
+
+
+def test_no_leaf_is_made_that_clients_would_refuse(narrow: Authority, tmp_path: Path) -> None:
+    assert narrow.issue("Registry.Corp.Test.").chain
+    with pytest.raises(CAError, match=f"do not let it sign for example.com; run: .* --data-dir {tmp_path} --permit ex"):
+        narrow.issue("example.com")
+    with pytest.raises(ValueError, match="is not a host name or IP address"):
+        narrow.issue("a; rm -rf b")
+
+
+def test_a_ca_made_before_there_were_constraints_signs_for_every_host(authority: Authority) -> None:
+    assert authority.unconstrained
+    authority.require_unconstrained()
+    authority.require(["registry.corp.test", "*.corp.test", "203.0.113.7"])
+    assert authority.permits("example.com")
+
+
+def test_a_host_outside_is_an_error_with_the_command_that_permits_it(narrow: Authority, tmp_path: Path) -> None:
+    narrow.require(["registry.corp.test", "*.corp.test", "10.1.2.3", "10.1.0.0/16"])
+    with pytest.raises(CAError) as refused:
+        narrow.require(["registry.corp.test", "registry.example.com", "*.r.example.org", "203.0.113.7"])
+    assert str(refused.value) == (
+        f"{tmp_path}/narrow/{CERT_NAME} has name constraints that do not let it sign for registry.example.com, "
+        f"*.r.example.org, 203.0.113.7; run: pullthrough ca rotate --data-dir {tmp_path} "
+        "--permit registry.example.com --permit r.example.org --permit 203.0.113.7/32"
+    )
+    with pytest.raises(CAError, match=r"for hosts that nobody named; run: .* --unconstrained$"):
+        narrow.require_unconstrained()
+
+
+def test_every_ca_of_a_chain_has_its_say(tmp_path: Path) -> None:
+    root = Forged(permitted=["corp.test"])
+    middle = Forged("corp issuing", issuer=root, permitted=[".r.corp.test", "10.0.0.0/8"])
+    authority = brought(tmp_path, middle.pem + root.pem, middle.key_pem())
+    assert authority.permits("a.r.corp.test")
+    assert not authority.permits("r.corp.test"), "a leading dot stands for names below it"
+    assert not authority.permits("a.corp.test")
+    assert not authority.permits("192.168.1.1")
+    assert authority.describe()[0]["Signs for"] == ".r.corp.test, 10.0.0.0/8; and: corp.test, every address"
+    with pytest.raises(CAError, match=r"corp.pem has .* sign for a.corp.test; check --ca-cert and --ca-key"):
+        authority.require(["a.corp.test"])
+
+
+def test_what_a_chain_excludes_is_not_permitted(tmp_path: Path) -> None:
+    root = Forged(permitted=["corp.test"], excluded=["secret.corp.test"])
+    authority = brought(tmp_path, root.pem, root.key_pem())
+    assert authority.permits("r.corp.test")
+    assert not authority.permits("r.secret.corp.test")
+    assert authority.describe()[0]["Signs for"] == "corp.test, every address; but not secret.corp.test"
+
+
+# Rotation
+
+
+def test_during_the_overlap_clients_get_both_and_the_old_one_signs(narrow: Authority, clock: Clock) -> None:
+    old, before = narrow.fingerprint, narrow.certificate_pem
+    narrow.rotate(permitting("new.test"), 30 * DAY)
+    assert narrow.fingerprint == old
+    assert len(narrow.fingerprints) == 2
+    assert narrow.certificate_pem.startswith(before)
+    first, second = x509.load_pem_x509_certificates(narrow.certificate_pem)
+    assert first.subject != second.subject, "clients look issuers up by name"
+    assert narrow.succession == NOW + 30 * DAY
+    narrow.issue("r.corp.test").chain[0].verify_directly_issued_by(first)
+    old_table, new_table = narrow.describe()
+    assert old_table["Signs until"] == new_table["Signs from"] == "2026-12-22 12:00:00+00:00"
+    clock.moment = NOW + 30 * DAY - timedelta(seconds=1)
+    assert narrow.signer("r.corp.test") == old
+    clock.moment = NOW + 30 * DAY
+    assert narrow.signer("r.corp.test") == narrow.fingerprint != old
+    assert set(narrow.fingerprints) == {narrow.fingerprint}
+    assert [table.keys() & {"Signs from", "Signs until"} for table in narrow.describe()] == [set()]
+    narrow.issue("r.corp.test").chain[0].verify_directly_issued_by(second)
+
+
+def test_what_was_permitted_stays_so_and_what_is_new_is_signed_by_the_new_one_at_once(narrow: Authority) -> None:
+    narrow.rotate(permitting("new.test"), 30 * DAY)
+    new = narrow.fingerprints[1]
+    narrow.require(["r.corp.test", "10.1.2.3", "r.new.test"])
+    assert narrow.signer("r.corp.test") == narrow.signer("10.1.2.3") == narrow.fingerprint
+    assert narrow.signer("r.new.test") == new
+
+
+def test_a_ca_without_constraints_gets_them_by_rotation(authority: Authority) -> None:
+    authority.rotate(usual(["r.corp.test"]), 30 * DAY)
+    assert not authority.unconstrained
+    assert authority.permits("ghcr.io")
+    assert not authority.permits("example.com"), "after the overlap nobody could sign for it"
+    assert authority.issue("example.com").chain, "until then the old one can"
+    with pytest.raises(CAError, match=r"run: rm -r .*/ca/next && pullthrough ca rotate .* --permit example.com"):
+        authority.require(["example.com"])
+
+
+def test_rotating_again_during_the_overlap_is_an_error_that_names_the_day_and_the_way_back(
+    narrow: Authority, tmp_path: Path, clock: Clock
+) -> None:
+    narrow.rotate(None, 30 * DAY)
+    before = narrow.fingerprints
+    with pytest.raises(CAError, match=f"takes over on 2026-12-22 12:00:00.* or remove {tmp_path}/narrow/next to give"):
+        narrow.rotate(None, timedelta(0))
+    assert narrow.fingerprints == before
+    clock.moment = NOW + 31 * DAY
+    narrow.rotate(permitting("x.test"), timedelta(0))
+    assert len(narrow.fingerprints) == 1
+    assert narrow.fingerprint not in before
+
+
+def test_without_an_overlap_the_old_key_is_gone_at_once(narrow: Authority, tmp_path: Path, clock: Clock) -> None:
+    key = (tmp_path / "narrow" / KEY_NAME).read_bytes()
+    narrow.rotate(permitting("x.test"), timedelta(0))
+    files = [each for each in (tmp_path / "narrow").rglob("*") if each.is_file()]
+    assert {each.name for each in files} == {CERT_NAME, KEY_NAME, ".lock"}
+    assert all(each.read_bytes() != key for each in files)
+    assert Authority.load_from(tmp_path / "narrow", now=clock).fingerprints == narrow.fingerprints
+
+
+def test_the_new_one_takes_over_before_the_old_one_ends(narrow: Authority, clock: Clock) -> None:
+    clock.moment = narrow.not_valid_after - 10 * DAY
+    narrow.rotate(None, 30 * DAY)
+    assert narrow.succession == clock.moment + 9 * DAY
+
+
+def test_the_next_start_after_the_overlap_removes_the_old_key(narrow: Authority, tmp_path: Path, clock: Clock) -> None:
+    narrow.rotate(None, 30 * DAY)
+    new = narrow.fingerprints[1]
+    clock.moment = NOW + 30 * DAY
+    assert Authority.load_from(tmp_path / "narrow", now=clock).fingerprint == new
+    assert (tmp_path / "narrow" / "next").exists(), "whoever only looks changes nothing"
+    assert Authority.load_or_create(tmp_path / "narrow", now=clock).fingerprint == new
+    assert not (tmp_path / "narrow" / "next").exists()
+    clock.moment = NOW
+    assert Authority.load_from(tmp_path / "narrow", now=clock).fingerprint == new, "the files do not go back in time"
+
+
+def test_a_running_process_notices_a_rotation_by_another(narrow: Authority, tmp_path: Path, clock: Clock) -> None:
+    other = Authority.load_from(tmp_path / "narrow", now=clock)
+    narrow.rotate(None, 30 * DAY)
+    assert len(other.fingerprints) == 1
+    other.refresh()
+    assert other.fingerprints == narrow.fingerprints
+
+
+def test_files_that_went_bad_leave_a_running_process_with_what_it_has(narrow: Authority, tmp_path: Path) -> None:
+    narrow.rotate(None, 30 * DAY)
+    before = narrow.fingerprints
+    (tmp_path / "narrow/next/ca-cert.pem").write_bytes(b"")
+    with pytest.raises(CAError, match=f"remove {tmp_path}/narrow/next to give the new CA up"):
+        narrow.refresh()
+    assert narrow.fingerprints == before
+    assert narrow.issue("r.corp.test").chain
+
+
+def test_a_ca_brought_along_is_not_rotated(tmp_path: Path) -> None:
+    root = Forged()
+    with pytest.raises(CAError, match="renew it where it was made"):
+        brought(tmp_path, root.pem, root.key_pem()).rotate(None, 30 * DAY)
+
+
+# Its end
+
+
+def test_the_last_thirty_days_are_complained_of_until_it_is_rotated(
+    narrow: Authority, tmp_path: Path, clock: Clock
+) -> None:
+    end = narrow.not_valid_after
+    clock.moment = end - 30 * DAY - timedelta(seconds=1)
+    assert narrow.expiry_warning() is None
+    assert narrow.expires_in() == 30 * 86400 + 1
+    clock.moment = end - 30 * DAY
+    warning = narrow.expiry_warning()
+    assert warning == (
+        f"the CA {narrow.subject} ends on 2036-11-18 12:00:00+00:00, and every pull with it; "
+        f"run: pullthrough ca rotate --data-dir {tmp_path}"
+    )
+    narrow.rotate(None, 30 * DAY)
+    assert narrow.expiry_warning() is None
+    assert narrow.expires_in() > 3000 * 86400
+
+
+def test_a_ca_brought_along_that_ends_soon_is_to_be_replaced(tmp_path: Path) -> None:
+    root = Forged(end=NOW + 20 * DAY)
+    authority = brought(tmp_path, root.pem, root.key_pem())
+    assert authority.expires_in() == 20 * 86400
+    assert str(authority.expiry_warning()).endswith("; replace --ca-cert and --ca-key")
 
 
 # Files of ours that went bad

@@ -234,3 +234,15 @@ def test_at_the_cas_end_leaves_are_renewed_as_long_as_it_helps(
 
 def test_the_version_is_of_the_library_that_speaks_to_clients() -> None:
     assert openssl_version().startswith("OpenSSL ")
+
+
+def test_when_another_ca_takes_over_leaves_are_its_own(
+    contexts: LeafContexts, authority: Authority, clock: Clock
+) -> None:
+    before = contexts.context("registry.test")
+    authority.rotate(None, 30 * DAY)
+    assert contexts.context("registry.test") is before
+    clock.offset = 30 * DAY
+    after = contexts.context("registry.test")
+    assert after is not before
+    assert contexts.context("registry.test") is after

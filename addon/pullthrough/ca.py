@@ -1,337 +1,288 @@
-"""The certificate authority that clients trust: made at first start or brought along, and its leaves.
+"""The certificate authority that clients trust: made at first start or brought along, and succeeded by another in time.
 
-Responsible for what is in a certificate and for refusing a CA that clients could not use. Must not know
-connections (`leaves` does), files' permissions (`keypair` does) or the configuration. Only this
-module imports `cryptography`.
+Responsible for which CA signs for a host now, and for what clients and operators have to know of it. Must not know what
+is in a certificate (`issuer` does), files' permissions (`keypair` does), connections or the configuration.
+
+During a rotation there are two: the old one signs until the new one's time has come, and clients are given both
+certificates. A host that only the new one permits is signed for by the new one at once.
 """
 
 from __future__ import annotations
 
-import functools
-import ipaddress
-import itertools
-import re
-import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+import contextlib
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-from pullthrough.keypair import CAError, PairFiles, make_once, refuse_shared
+from pullthrough.core.constraints import Constraints, subtree
+from pullthrough.issuer import CLOCK_SKEW, Issuer, Leaf, general_name, new_pair
+from pullthrough.keypair import (
+    CAError,
+    PairFiles,
+    add_successor,
+    make_once,
+    promote,
+    refuse_shared,
+    successor,
+    unchanging,
+)
 
 __all__ = ["Authority", "CAError", "Clock", "Leaf"]
 
 type Clock = Callable[[], datetime]
-type SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
-_CA_LIFETIME: Final = timedelta(days=3650)
-_LEAF_LIFETIME: Final = timedelta(days=90)
-#: Certificates begin this much in the past, for clients whose clock is behind.
-_CLOCK_SKEW: Final = timedelta(days=1)
-#: Upper bound of a common name, RFC 5280 appendix A.1 (ub-common-name).
-_MAX_COMMON_NAME: Final = 64
-_MAX_DNS_NAME: Final = 253
-#: One label of a host name; underscores occur in container and compose names.
-_LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+#: How long before its end a CA is complained of. As long as the usual overlap of a rotation.
+EXPIRY_NOTICE: Final = timedelta(days=30)
+#: Rotations may fall on the day on which the old CA was made, and clients look CAs up by their names.
+_SUCCESSORS_STAMP: Final = "%Y-%m-%d %H:%M:%S"
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
-    """A certificate for one host: `chain` is what a server sends, leaf first, without the trusted root."""
+class _Held:
+    """What was read: one CA, or also the one that takes over at `begins`."""
 
-    chain: tuple[x509.Certificate, ...]
-    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    issuer: Issuer
+    successor: Issuer | None = None
+    begins: datetime | None = None
 
-    @property
-    def chain_pem(self) -> bytes:
-        return _pem(*self.chain)
-
-    @property
-    def key_pem(self) -> bytes:
-        return _key_pem(self.key)
-
-    @property
-    def not_valid_after(self) -> datetime:
-        return self.chain[0].not_valid_after_utc
+    def at(self, moment: datetime) -> tuple[Issuer, ...]:
+        """Those that may sign, in the order in which they are asked."""
+        if self.successor is None or self.begins is None:
+            return (self.issuer,)
+        return (self.issuer, self.successor) if moment < self.begins else (self.successor,)
 
 
 class Authority:
-    """A CA that passed every check. `now` is the clock, in aware datetimes."""
+    """The CA of one cache. `now` is the clock, in aware datetimes.
 
-    def __init__(self, files: PairFiles, chain: Sequence[x509.Certificate], key: SigningKey, now: Clock) -> None:
-        self._files = files
-        self._chain = tuple(chain)
-        self._issuer = chain[0]
-        #: What clients are told to trust: the top of the chain, often the issuer itself.
-        self._anchor = chain[-1]
-        self._intermediates = tuple(cert for cert in chain if cert.subject != cert.issuer)
-        self._key = key
+    What it says follows the clock; what is on disk is read again by `refresh`. Other threads may ask meanwhile.
+    """
+
+    def __init__(self, read: Callable[[datetime], _Held], now: Clock, directory: Path | None = None) -> None:
+        """For `load_or_create` and its like. `directory` is ours to make a successor in."""
+        self._read = read
         self._now = now
+        self._directory = directory
+        self._held = read(now())
 
     def __repr__(self) -> str:
         return f"<Authority {self.subject} {self.fingerprint}>"
 
     @classmethod
-    def load_or_create(cls, directory: Path, *, now: Clock) -> Authority:
-        """The CA in `directory`, made there if the folder holds none. CAError if it is unusable."""
-        make_once(directory, lambda: _new_pair(now()))
+    def load_or_create(cls, directory: Path, *, now: Clock, constraints: Constraints | None = None) -> Authority:
+        """The CA in `directory`, made there if the folder holds none. CAError if it is unusable.
+
+        `constraints` are for a new one, which without them can sign for every host.
+        """
+        make_once(directory, lambda: new_pair(now(), constraints))
+        _promote(directory, now())
         return cls.load_from(directory, now=now)
 
     @classmethod
     def load_from(cls, directory: Path, *, now: Clock) -> Authority:
         """The CA in `directory`. CAError if there is none or it is unusable; makes nothing."""
-        files = PairFiles.in_directory(directory)
-        if files.absent():
+        if PairFiles.in_directory(directory).absent():
             raise CAError(f"there is no CA in {directory}; make one with: pullthrough ca init")
         refuse_shared(directory)
-        return cls._load(files, now)
+        return cls(lambda moment: _read_directory(directory, moment), now, directory)
 
     @classmethod
     def load(cls, cert_file: Path, key_file: Path, *, now: Clock) -> Authority:
         """The operator's own CA: PEM files of its certificate, with or without the chain, and of its key."""
-        return cls._load(PairFiles.brought(cert_file, key_file), now)
+        files = PairFiles.brought(cert_file, key_file)
+        return cls(lambda moment: _Held(Issuer(files, moment)), now)
 
-    @classmethod
-    def _load(cls, files: PairFiles, now: Clock) -> Authority:
-        cert_pem, key_pem = files.read()
-        chain, key = _parse_chain(files, cert_pem), _parse_key(files, key_pem)
-        if key.public_key() != chain[0].public_key():
-            raise files.error(files.key, f"is not the key of the certificate in {files.cert}")
-        if fault := _fault_of(chain, now()):
-            raise files.error(files.cert, fault)
-        return cls(files, chain, key, now)
+    def refresh(self) -> None:
+        """Read the files again: `pullthrough ca rotate` may have run. CAError if they went bad; then nothing changes.
+
+        It blocks: call it in a thread.
+        """
+        if self._directory is not None:
+            _promote(self._directory, self._now())
+        self._held = self._read(self._now())
+
+    # -- what clients are given
 
     @property
     def certificate_pem(self) -> bytes:
-        """The one certificate that clients have to trust."""
-        return _pem(self._anchor)
+        """What clients have to trust: one certificate; during a rotation the old one, then the new one."""
+        return b"".join(issuer.certificate_pem for issuer in self._issuers)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of `certificate_pem`, as `openssl x509 -fingerprint` prints it."""
-        return self._anchor.fingerprint(hashes.SHA256()).hex(":").upper()
+        """SHA-256 of the first certificate of `certificate_pem`, as `openssl x509 -fingerprint` prints it."""
+        return self.fingerprints[0]
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Of each certificate of `certificate_pem`."""
+        return tuple(issuer.fingerprint for issuer in self._issuers)
+
+    def issue(self, host: str) -> Leaf:
+        """A leaf for a DNS name (a-labels) or an IP literal without brackets, by whoever signs for it now.
+
+        Valid for 90 days, but never beyond its CA. ValueError if `host` is neither name nor address, CAError if no
+        client would accept the leaf: the CA has expired, or its name constraints do not permit the host.
+        """
+        return self._issuer_for(host).issue(host, self._now())
+
+    def signer(self, host: str) -> str:
+        """The fingerprint of the CA that `issue` takes for this host now: if it changes, leaves are outdated."""
+        return self._issuer_for(host).fingerprint
+
+    # -- what it may sign for
+
+    @property
+    def unconstrained(self) -> bool:
+        """Whether it may sign for every host."""
+        return not self._newest.constraints
+
+    def permits(self, host: str) -> bool:
+        """Whether clients accept leaves for this host (or for all that a registry's pattern matches), now and later."""
+        return self._newest.permits(host)
+
+    def require(self, hosts: Iterable[str]) -> None:
+        """CAError, with the command that helps, unless all of these are permitted: names, addresses, patterns."""
+        outside = [host for host in dict.fromkeys(hosts) if not self.permits(host)]
+        if outside:
+            flags = " ".join(f"--permit {shlex.quote(str(subtree(host)))}" for host in outside)
+            raise self._too_narrow(f"for {', '.join(outside)}", flags)
+
+    def require_unconstrained(self) -> None:
+        """CAError, with the command that helps, if there are hosts that it may not sign for."""
+        if not self.unconstrained:
+            raise self._too_narrow("for hosts that nobody named", "--unconstrained")
+
+    # -- time
 
     @property
     def subject(self) -> str:
-        return self._anchor.subject.rfc4514_string()
+        return self._issuers[0].subject
 
     @property
     def not_valid_before(self) -> datetime:
-        return max(cert.not_valid_before_utc for cert in self._chain)
+        return self._issuers[0].not_valid_before
 
     @property
     def not_valid_after(self) -> datetime:
-        """From then on no client accepts a leaf of this CA."""
-        return min(cert.not_valid_after_utc for cert in self._chain)
+        """From then on no client accepts a leaf, unless somebody acts. During a rotation that is the new CA's end."""
+        return self._newest.not_valid_after
 
-    def describe(self) -> dict[str, str]:
-        """What an operator compares with what a client shows: label and value, in reading order."""
-        return {
-            "Subject": self.subject,
-            "SHA-256": self.fingerprint,
-            "Valid from": self.not_valid_before.isoformat(sep=" ", timespec="seconds"),
-            "Valid until": self.not_valid_after.isoformat(sep=" ", timespec="seconds"),
-            "File": str(self._files.cert),
-        }
+    @property
+    def succession(self) -> datetime | None:
+        """When the new CA takes over; None unless it is still to come."""
+        return self._held.begins if len(self._issuers) > 1 else None
 
-    def issue(self, host: str) -> Leaf:
-        """A leaf for a DNS name (a-labels) or an IP literal without brackets.
+    def expires_in(self) -> float:
+        """Seconds until `not_valid_after`; below zero once it is past."""
+        return (self.not_valid_after - self._now()).total_seconds()
 
-        Valid for 90 days, but never beyond the CA. ValueError if `host` is neither name nor address,
-        CAError once the CA itself has expired.
+    def expiry_warning(self) -> str | None:
+        """A sentence with the remedy, from 30 days before the end on."""
+        if self.expires_in() > EXPIRY_NOTICE.total_seconds():
+            return None
+        remedy = f"run: pullthrough ca rotate{self._where}" if self._directory else "replace --ca-cert and --ca-key"
+        return f"the CA {self.subject} ends on {_utc(self.not_valid_after)}, and every pull with it; {remedy}"
+
+    def rotate(self, constraints: Constraints | None, overlap: timedelta) -> None:
+        """Make a new CA that takes over after `overlap`, or a day before the old one ends, if that is earlier.
+
+        What the old one names as permitted stays so; an old one without constraints names nothing. CAError if
+        a rotation is under way, if the CA is not ours, or if the files cannot be written.
         """
-        name, moment = _general_name(host), self._now()
-        if fault := _fault_of(self._chain, moment):
-            raise self._files.error(self._files.cert, fault)
-        # The key is shared by all leaves of this process: each of them lies in the same memory, so keys of
-        # their own would protect nothing. It is never written to disk.
-        key = self._leaf_key
-        builder = (
-            _builder(_leaf_subject(str(name.value)), self._issuer.subject, key)
-            .not_valid_before(max(moment - _CLOCK_SKEW, self.not_valid_before))
-            .not_valid_after(min(moment + _LEAF_LIFETIME, self.not_valid_after))
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([name]), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(_key_usage(digital_signature=True), critical=True)
-            .add_extension(self._key_identifier(), critical=False)
+        self.refresh()
+        if self._directory is None:
+            raise CAError("the CA was brought along (--ca-cert): renew it where it was made")
+        moment, old = self._now(), self._newest
+        if self.succession is not None:
+            raise CAError(
+                f"a new CA takes over on {_utc(self.succession)} already; wait until then, or remove "
+                f"{old.files.cert.parent} to give it up, and rotate again"
+            )
+        promote(self._directory, moment)
+        if constraints is not None:
+            for kept in old.constraints:
+                constraints = Constraints(constraints.permitted | kept.permitted, kept.excluded)
+        begins = max(moment, min(moment + overlap, old.not_valid_after - CLOCK_SKEW))
+        add_successor(self._directory, new_pair(moment, constraints, stamp=_SUCCESSORS_STAMP), begins)
+        promote(self._directory, moment)
+        self.refresh()
+
+    def describe(self) -> tuple[dict[str, str], ...]:
+        """For each certificate of `certificate_pem`, what an operator compares: label and value, in reading order."""
+        issuers = self._issuers
+        tables = tuple(_description(issuer) for issuer in issuers)
+        if self._held.begins is not None and len(tables) > 1:
+            for table, word in zip(tables, ("until", "from"), strict=True):
+                table[f"Signs {word}"] = _utc(self._held.begins)
+        return tables
+
+    @property
+    def _issuers(self) -> tuple[Issuer, ...]:
+        return self._held.at(self._now())
+
+    @property
+    def _newest(self) -> Issuer:
+        return self._issuers[-1]
+
+    def _issuer_for(self, host: str) -> Issuer:
+        name = str(general_name(host).value)
+        for issuer in self._issuers:
+            if issuer.permits(name):
+                return issuer
+        raise self._too_narrow(f"for {name}", f"--permit {name}")
+
+    @property
+    def _where(self) -> str:
+        return f" --data-dir {shlex.quote(str(self._directory.parent))}" if self._directory else ""
+
+    def _too_narrow(self, hosts: str, flags: str) -> CAError:
+        files = self._newest.files
+        if self._directory is None:
+            return files.error(files.cert, f"has name constraints that do not let it sign {hosts}")
+        undo = f"rm -r {shlex.quote(str(files.cert.parent))} && " if self.succession else ""
+        return CAError(
+            f"{files.cert} has name constraints that do not let it sign {hosts}; run: "
+            f"{undo}pullthrough ca rotate{self._where} {flags}"
         )
-        return Leaf((builder.sign(self._key, hashes.SHA256()), *self._intermediates), key)
-
-    def _key_identifier(self) -> x509.AuthorityKeyIdentifier:
-        """The issuer's own identifier, whatever way it was computed; its key's hash if it has none."""
-        identifier = _extension(self._issuer, x509.SubjectKeyIdentifier)
-        if identifier is None:
-            return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
-
-    @functools.cached_property
-    def _leaf_key(self) -> ec.EllipticCurvePrivateKey:
-        return ec.generate_private_key(ec.SECP256R1())
 
 
-def _new_pair(moment: datetime) -> tuple[bytes, bytes]:
-    """Certificate and key of a new CA that can sign for hosts and for no further CA."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = _ca_subject(socket.gethostname(), moment)
-    begin = moment - _CLOCK_SKEW
-    builder = (
-        _builder(subject, subject, key)
-        .not_valid_before(begin)
-        .not_valid_after(begin + _CA_LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
-    )
-    return _pem(builder.sign(key, hashes.SHA256())), _key_pem(key)
+def _promote(directory: Path, moment: datetime) -> None:
+    """Where it can be done: whatever is wrong, reading says it better, or can do without."""
+    with contextlib.suppress(CAError):
+        promote(directory, moment)
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-    """What every certificate of ours has. Python 3.13 refuses chains without Subject Key Identifiers."""
-    public = key.public_key()
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-    )
+def _read_directory(directory: Path, moment: datetime) -> _Held:
+    with unchanging(directory):
+        waiting = successor(directory)
+        if waiting is not None and waiting.begins <= moment:
+            return _Held(Issuer(waiting.files, moment))
+        issuer = Issuer(PairFiles.in_directory(directory), moment)
+        if waiting is None:
+            return _Held(issuer)
+        return _Held(issuer, Issuer(waiting.files, moment), waiting.begins)
 
 
-def _key_usage(
-    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
-) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=digital_signature,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=key_cert_sign,
-        crl_sign=crl_sign,
-        encipher_only=False,
-        decipher_only=False,
-    )
+def _description(issuer: Issuer) -> dict[str, str]:
+    return {
+        "Subject": issuer.subject,
+        "SHA-256": issuer.fingerprint,
+        "Valid from": _utc(issuer.not_valid_before),
+        "Valid until": _utc(issuer.not_valid_after),
+        "Signs for": "; and: ".join(map(_permitted, issuer.constraints)) or "every host: it has no name constraints",
+        "File": str(issuer.files.cert),
+    }
 
 
-def _ca_subject(hostname: str, moment: datetime) -> x509.Name:
-    """Tells apart the CAs of several caches, and of one cache over time, in a client's trust store."""
-    date = f"{moment.astimezone(UTC):%Y-%m-%d}"
-    room = _MAX_COMMON_NAME - len(f"pullthrough CA  {date}")
-    host = re.sub(r"[^A-Za-z0-9.-]+", "-", hostname)[:room].strip("-.") or "unnamed"
-    return _name(f"pullthrough CA {host} {date}")
+def _permitted(constraints: Constraints) -> str:
+    permitted, excluded = constraints.permitted, constraints.excluded
+    kinds = [", ".join(permitted.domains) or "every name", ", ".join(map(str, permitted.networks)) or "every address"]
+    return ", ".join(kinds) + (f"; but not {excluded}" if excluded else "")
 
 
-def _leaf_subject(host: str) -> x509.Name:
-    """Clients read the alternative name; the common name is for people, and left out if too long."""
-    return _name(host if len(host) <= _MAX_COMMON_NAME else None)
-
-
-def _name(common_name: str | None) -> x509.Name:
-    attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "pullthrough")]
-    if common_name is not None:
-        attributes.append(x509.NameAttribute(NameOID.COMMON_NAME, common_name))
-    return x509.Name(attributes)
-
-
-def _general_name(host: str) -> x509.DNSName | x509.IPAddress:
-    """ValueError for wildcards, URLs, dotted numbers, scoped addresses and the like."""
-    try:
-        if "%" not in host:  # a scope means something on one machine only, and a certificate has no room for it
-            return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass  # then it is a name or nothing
-    return x509.DNSName(_dns_name(host))
-
-
-def _dns_name(host: str) -> str:
-    name = host.lower().removesuffix(".")
-    labels = name.split(".")
-    well_formed = host.isascii() and len(name) <= _MAX_DNS_NAME and all(map(_LABEL.fullmatch, labels))
-    if not well_formed or labels[-1].isdigit():
-        raise ValueError(f"{host[:80]!r} is not a host name or IP address")
-    return name
-
-
-def _parse_chain(files: PairFiles, pem: bytes) -> list[x509.Certificate]:
-    try:
-        chain = x509.load_pem_x509_certificates(pem)
-        for cert in chain:  # parsed lazily: a damaged one must be found here, not in a handshake
-            _ = cert.public_key(), cert.extensions
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
-        raise files.error(files.cert, "is not a readable PEM certificate") from error
-    return chain
-
-
-def _parse_key(files: PairFiles, pem: bytes) -> SigningKey:
-    try:
-        key: PrivateKeyTypes = serialization.load_pem_private_key(pem, password=None)
-    except TypeError as error:  # how cryptography says that a password is needed
-        fault = "is encrypted and there is nobody to ask for the password: decrypt it with openssl pkey"
-        raise files.error(files.key, fault) from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise files.error(files.key, "is not a readable PEM private key") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise files.error(files.key, "is neither an EC nor an RSA key, which is what every client can check")
-    return key
-
-
-def _fault_of(chain: Sequence[x509.Certificate], moment: datetime) -> str | None:
-    """Why clients would refuse leaves under this chain, or None."""
-    for depth, cert in enumerate(chain):
-        if fault := _validity_fault(cert, moment) or _signing_fault(cert, depth):
-            return fault
-    for cert, issuer in itertools.pairwise(chain):
-        try:
-            cert.verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature):
-            return "holds a chain out of order: the issuing certificate first, then the one that signed it"
-    return None
-
-
-def _validity_fault(cert: x509.Certificate, moment: datetime) -> str | None:
-    begin, end = cert.not_valid_before_utc, cert.not_valid_after_utc
-    if moment >= end:
-        return f"expired on {end:%Y-%m-%d %H:%M} UTC"
-    if moment < begin:
-        return f"is not valid before {begin:%Y-%m-%d %H:%M} UTC (is this machine's clock right?)"
-    return None
-
-
-def _signing_fault(cert: x509.Certificate, depth: int) -> str | None:
-    """RFC 5280 section 4.2.1.9 and 4.2.1.3: who may sign, and over how many CAs below."""
-    constraints = _extension(cert, x509.BasicConstraints)
-    if constraints is None or not constraints.ca:
-        return f"is not the certificate of a CA ({cert.subject.rfc4514_string()})"
-    usage = _extension(cert, x509.KeyUsage)
-    if usage is not None and not usage.key_cert_sign:
-        return "is a CA that may not sign certificates (key usage)"
-    if constraints.path_length is not None and constraints.path_length < depth:
-        return "holds a CA whose path length does not allow the one below it"
-    return None
-
-
-def _extension[T: x509.ExtensionType](cert: x509.Certificate, kind: type[T]) -> T | None:
-    try:
-        return cert.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
-
-
-def _pem(*certs: x509.Certificate) -> bytes:
-    return b"".join(cert.public_bytes(serialization.Encoding.PEM) for cert in certs)
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+def _utc(moment: datetime) -> str:
+    return moment.isoformat(sep=" ", timespec="seconds")

@@ -1,7 +1,10 @@
-"""The CA's certificate and private key as two files: made once, whole or not at all, and never replaced.
+"""The CA's certificate and private key as two files, made once, whole or not at all; and the pair that succeeds them.
 
 Responsible for names, permissions, the lock between processes and what a crash leaves behind. Must not know
 what is inside a certificate: bytes go in and come out, `ca` judges them.
+
+A successor waits in a folder of its own, which appears whole by one rename. From its time on it alone counts, whatever
+lies in the old pair's place; `promote` may therefore be cut short anywhere.
 """
 
 from __future__ import annotations
@@ -10,15 +13,21 @@ import contextlib
 import fcntl
 import os
 import shlex
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 CERT_NAME: Final = "ca-cert.pem"
 KEY_NAME: Final = "ca-key.pem"
+SUCCESSOR_NAME: Final = "next"
 
+_BEGIN_NAME: Final = "signs-from"
+#: Where a successor is put together, and taken apart.
+_STAGING_NAME: Final = ".next"
 _LOCK_NAME: Final = ".lock"
 _OTHERS: Final = stat.S_IRWXO
 _GROUP_AND_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -125,6 +134,105 @@ def refuse_shared(directory: Path) -> None:
             f"{directory} holds the CA and other users can write to it (mode {mode:04o}); "
             f"run: chmod 700 {shlex.quote(str(directory))}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """The pair that takes over at a time, which may be past."""
+
+    files: PairFiles
+    begins: datetime
+
+
+def successor(directory: Path) -> Successor | None:
+    """Who waits in `directory`, or has taken over without having been promoted. CAError if that cannot be read."""
+    folder = directory / SUCCESSOR_NAME
+    if not os.path.lexists(folder):
+        return None
+    remedy = f"restore it from a backup, or remove {folder} to give the new CA up"
+    files = PairFiles(folder / CERT_NAME, folder / KEY_NAME, _GROUP_AND_OTHERS, remedy)
+    refuse_shared(folder)
+    file = folder / _BEGIN_NAME
+    try:
+        begins = datetime.fromisoformat(file.read_text("ascii").strip())
+    except OSError as error:
+        raise files.error(file, f"cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise files.error(file, "does not hold a time") from error
+    if begins.tzinfo is None:
+        raise files.error(file, "holds a time without its zone")
+    return Successor(files, begins)
+
+
+def add_successor(directory: Path, pair: tuple[bytes, bytes], begins: datetime) -> None:
+    """Have `pair` (certificate, key) wait in `directory` for its time. CAError if there is a successor already."""
+    folder, staging = directory / SUCCESSOR_NAME, directory / _STAGING_NAME
+    with _changing(directory):
+        if os.path.lexists(folder):
+            raise CAError(f"there is a new CA in {folder} already")
+        _discard(staging)
+        staging.mkdir(mode=0o700)
+        cert, key = pair
+        _write(staging / KEY_NAME, key)
+        _write(staging / CERT_NAME, cert)
+        _write(staging / _BEGIN_NAME, f"{begins.isoformat()}\n".encode("ascii"))
+        _sync(staging)
+        staging.rename(folder)
+        _sync(directory)
+
+
+def promote(directory: Path, moment: datetime) -> None:
+    """Put a successor whose time has come in the old pair's place; the old key is gone then.
+
+    CAError if the folder cannot be written to. Nothing depends on it: readers go by the time.
+    """
+    if not os.path.lexists(directory / SUCCESSOR_NAME):
+        return  # without the lock, so that a read-only folder will do
+    with _changing(directory):
+        found = successor(directory)
+        if found is None or moment < found.begins:
+            return
+        cert, key = found.files.read()
+        files = PairFiles.in_directory(directory)
+        for file, content in ((files.key, key), (files.cert, cert)):
+            _write(_beside(file), content)
+            _beside(file).replace(file)
+        _sync(directory)
+        # The end of the successor is one rename too: half a folder would be no successor and no old pair.
+        _discard(directory / _STAGING_NAME)
+        (directory / SUCCESSOR_NAME).rename(directory / _STAGING_NAME)
+        _sync(directory)
+        _discard(directory / _STAGING_NAME)
+
+
+@contextlib.contextmanager
+def unchanging(directory: Path) -> Iterator[None]:
+    """While nobody changes the files. Does without where there is no lock to be had: in folders that we only read."""
+    try:
+        descriptor = os.open(directory / _LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _changing(directory: Path) -> Iterator[None]:
+    refuse_shared(directory)
+    try:
+        with _private_umask(), _locked(directory):
+            yield
+    except OSError as error:
+        raise CAError(f"{directory} cannot be written to ({error.strerror}); run as the user who owns it") from error
+
+
+def _discard(folder: Path) -> None:
+    if os.path.lexists(folder):
+        shutil.rmtree(folder)
 
 
 def _make_or_finish(files: PairFiles, make: Callable[[], tuple[bytes, bytes]]) -> None:

@@ -27,14 +27,15 @@ _OPTIONS: Final = SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION
 @dataclass(frozen=True, slots=True)
 class _Entry:
     context: SSL.Context
+    signer: str
     renew_at: datetime
 
 
 class LeafContexts:
     """Contexts by host, at most `limit` of them, the least recently used dropped first.
 
-    A context is made anew once less than a third of its leaf's lifetime remains. Connections that run on
-    the old one are not touched.
+    A context is made anew once less than a third of its leaf's lifetime remains, or when another CA has taken over.
+    Connections that run on the old one are not touched.
     """
 
     def __init__(self, authority: Authority, now: Clock, limit: int = 1024) -> None:
@@ -47,20 +48,24 @@ class LeafContexts:
         return len(self._entries)
 
     def context(self, host: str) -> SSL.Context:
-        """For connections that play `host`. ValueError if that is no host, CAError if the CA has expired."""
+        """For connections that play `host`.
+
+        ValueError if that is no host, CAError if the CA has expired or may not sign for it.
+        """
         host = host.lower()
         moment = self._now()
+        signer = self._authority.signer(host)
         entry = self._entries.get(host)
-        if entry is None or moment >= entry.renew_at:
-            entry = self._entries[host] = self._made(host, moment)
+        if entry is None or entry.signer != signer or moment >= entry.renew_at:
+            entry = self._entries[host] = self._made(host, signer, moment)
         self._entries.move_to_end(host)
         while len(self._entries) > self._limit:
             self._entries.popitem(last=False)
         return entry.context
 
-    def _made(self, host: str, moment: datetime) -> _Entry:
+    def _made(self, host: str, signer: str, moment: datetime) -> _Entry:
         leaf = self._authority.issue(host)
-        return _Entry(_server_context(leaf), leaf.not_valid_after - (leaf.not_valid_after - moment) / 3)
+        return _Entry(_server_context(leaf), signer, leaf.not_valid_after - (leaf.not_valid_after - moment) / 3)
 
 
 def openssl_version() -> str:
