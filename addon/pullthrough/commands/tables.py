@@ -1,0 +1,23 @@
+"""Labels and values on the screen.
+
+Responsible for how they are laid out. Must not know what they say.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Final
+
+import typer
+
+_WIDTH: Final = 110
+
+
+def print_table(rows: Mapping[str, str]) -> None:
+    """One row for each label. Long lists go on below their first line; what has no space in it is never broken."""
+    width = max(map(len, rows)) + 2
+    for label, value in rows.items():
+        lines = textwrap.wrap(value, _WIDTH - width, break_long_words=False, break_on_hyphens=False) or [""]
+        for number, line in enumerate(lines):
+            typer.echo(f"{'' if number else label:<{width}}{line}")
