@@ -13,15 +13,21 @@ from typing import Any
 import pytest
 import typer.main
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import pkcs12
+from ruamel.yaml import YAML
 
+from lab.programs import need
 from pullthrough import __version__
 from pullthrough.cli import app, main
+from pullthrough.commands.formats import P12_PASSWORD
 from pullthrough.config import load
 from pullthrough.keypair import KEY_NAME
 from pullthrough.options import OPTIONS, Option
 
 #: Flags that are no settings.
-OF_THE_COMMANDS = {"--config", "--help", "--pem"}
+OF_THE_COMMANDS = {"--config", "--help", "--permit", "--unconstrained", "--overlap", "--format"}
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +59,7 @@ def flags(command: str) -> set[str]:
 
 
 def test_the_commands() -> None:
-    assert commands().keys() == {"run", "ca init", "ca show", "version"}
+    assert {"run", "version", "ca init", "ca show", "ca export", "ca rotate", "env", "doctor"} == commands().keys()
 
 
 def test_run_has_a_flag_for_every_setting_and_no_other() -> None:
@@ -61,7 +67,8 @@ def test_run_has_a_flag_for_every_setting_and_no_other() -> None:
 
 
 def test_flags_of_other_commands_are_settings_too() -> None:
-    assert flags("ca init") | flags("ca show") <= flags("run") | OF_THE_COMMANDS
+    of_the_ca = set().union(*(flags(name) for name in commands() if name.startswith("ca ")))
+    assert of_the_ca <= flags("run") | OF_THE_COMMANDS
 
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.name)
@@ -156,21 +163,182 @@ def test_init_makes_the_ca_once_and_says_what_comes_next(capsys: pytest.CaptureF
     assert Ran(capsys, "ca", "init", "--data-dir", tmp_path, "--listen", "8080").out == first.out
 
 
-def test_show_describes_it_or_prints_it_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    made = Ran(capsys, "ca", "init", "--data-dir", tmp_path).out
+def test_show_describes_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    made = Ran(capsys, "ca", "init", "--data-dir", tmp_path, "--permit", "cache.corp.test").out
     shown = Ran(capsys, "ca", "show", "--data-dir", tmp_path)
     assert shown.code == 0
     assert made.startswith(shown.out)
-    assert [line.split("  ")[0] for line in shown.out.splitlines()] == [
-        "Subject",
-        "SHA-256",
-        "Valid from",
-        "Valid until",
-        "File",
-    ]
-    pem = Ran(capsys, "ca", "show", "--data-dir", tmp_path, "--pem").out
-    assert pem == (tmp_path / "ca/ca-cert.pem").read_text()
-    x509.load_pem_x509_certificate(pem.encode())
+    assert labels(shown.out) == ["Subject", "SHA-256", "Valid from", "Valid until", "Signs for", "File"]
+    listed = re.split(r"[,\s]+", shown.out)
+    assert {"ghcr.io", "cache.corp.test", "10.0.0.0/8"} <= set(listed)
+    assert max(map(len, shown.out.splitlines())) <= 110
+
+
+def labels(shown: str) -> list[str]:
+    """The first words of each row of a table."""
+    return [line.split("  ")[0] for line in shown.splitlines() if line and not line.startswith(" ")]
+
+
+def test_show_says_that_a_ca_has_no_constraints(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    Ran(capsys, "ca", "init", "--data-dir", tmp_path, "--unconstrained")
+    shown = Ran(capsys, "ca", "show", "--data-dir", tmp_path).out
+    assert re.search("^Signs for +every host: it has no name constraints$", shown, re.MULTILINE)
+
+
+def test_what_init_is_to_permit_has_to_be_permitted_by_the_ca_that_there_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    first = Ran(capsys, "ca", "init", "--data-dir", tmp_path, "--registry", "*.r.test:5000", "--name", "cache.test")
+    assert Ran(capsys, "ca", "init", "--data-dir", tmp_path, "--permit", "a.cache.test").out == first.out
+    refused = Ran(capsys, "ca", "init", "--data-dir", tmp_path, "--permit", "other.test", "--permit", "8.8.8.0/24")
+    assert refused.code == 2
+    assert refused.out == ""
+    command = f"ca rotate --data-dir {tmp_path} --permit other.test --permit 8.8.8.0/24"
+    assert refused.err.endswith(f"do not let it sign for other.test, 8.8.8.0/24; run: pullthrough {command}\n")
+    mended = Ran(capsys, *command.split())
+    assert mended.code == 0
+    assert Ran(capsys, "ca", "init", "--data-dir", tmp_path, "--permit", "other.test", "--permit", "8.8.8.8").code == 0
+
+
+@pytest.mark.parametrize("command", ["init", "rotate"])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--permit", "https://a.test"], "flag --permit: 'https://a.test' is not a domain, an IP address or a network"),
+        (
+            ["--permit", "a.test", "--unconstrained"],
+            "flag --unconstrained: permits every host, so --permit says nothing",
+        ),
+    ],
+)
+def test_a_bad_permission_is_explained_and_nothing_is_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, arguments: list[str], sentence: str
+) -> None:
+    refused = Ran(capsys, "ca", command, "--data-dir", tmp_path, *arguments)
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith(f"pullthrough: {sentence}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rotate_makes_a_second_ca_and_says_what_comes_next(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    Ran(capsys, "ca", "init", "--data-dir", tmp_path)
+    ran = Ran(capsys, "ca", "rotate", "--data-dir", tmp_path, "--overlap", "7d", "--registry", "r.corp.test")
+    assert ran.code == 0
+    assert labels(ran.out).count("SHA-256") == 2
+    assert "Signs until" in ran.out
+    assert "Have every client trust both by then" in ran.out
+    assert "r.corp.test" in Ran(capsys, "ca", "show", "--data-dir", tmp_path).out
+    again = Ran(capsys, "ca", "rotate", "--data-dir", tmp_path)
+    assert (again.code, again.out) == (2, "")
+    assert again.err.startswith("pullthrough: a new CA takes over on ")
+    assert again.err.count("\n") == 1
+
+
+def test_rotate_without_overlap(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    Ran(capsys, "ca", "init", "--data-dir", tmp_path)
+    before = Ran(capsys, "ca", "export", "--data-dir", tmp_path).out
+    ran = Ran(capsys, "ca", "rotate", "--data-dir", tmp_path, "--overlap", "0")
+    assert "The new CA signs from now on, and the old key is gone" in ran.out
+    after = Ran(capsys, "ca", "export", "--data-dir", tmp_path).out
+    assert after.count("BEGIN") == 1
+    assert after != before
+
+
+def test_rotate_refuses_what_it_cannot_do(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Ran(capsys, "ca", "rotate", "--data-dir", tmp_path).err.endswith("make one with: pullthrough ca init\n")
+    Ran(capsys, "ca", "init", "--data-dir", tmp_path)
+    bad = Ran(capsys, "ca", "rotate", "--data-dir", tmp_path, "--overlap", "2y")
+    assert bad.err == "pullthrough: flag --overlap: '2y' is not a duration in ms, s, m, h or d; for example 30d\n"
+    monkeypatch.setenv("PULLTHROUGH_CA_CERT", str(tmp_path / "ca/ca-cert.pem"))
+    monkeypatch.setenv("PULLTHROUGH_CA_KEY", str(tmp_path / "ca/ca-key.pem"))
+    assert "renew it where it was made" in Ran(capsys, "ca", "rotate", "--data-dir", tmp_path).err
+
+
+# What clients take
+
+
+def exported(tmp_path: Path, form: str) -> bytes:
+    """What `ca export --format` writes into a pipe."""
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent / "addon")}
+    command = [sys.executable, "-m", "pullthrough", "ca", "export", "--data-dir", str(tmp_path), "--format", form]
+    return subprocess.run(command, env=environ, check=True, capture_output=True).stdout
+
+
+@pytest.fixture
+def two(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> list[x509.Certificate]:
+    """The certificates of a CA that is being rotated."""
+    Ran(capsys, "ca", "init", "--data-dir", tmp_path)
+    Ran(capsys, "ca", "rotate", "--data-dir", tmp_path)
+    files = (tmp_path / "ca/ca-cert.pem", tmp_path / "ca/next/ca-cert.pem")
+    return [x509.load_pem_x509_certificate(file.read_bytes()) for file in files]
+
+
+def test_export_pem_has_the_old_and_the_new_one(two: list[x509.Certificate], tmp_path: Path) -> None:
+    assert x509.load_pem_x509_certificates(exported(tmp_path, "pem")) == two
+
+
+def test_export_der_has_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    Ran(capsys, "ca", "init", "--data-dir", tmp_path)
+    cert = x509.load_der_x509_certificate(exported(tmp_path, "der"))
+    assert cert == x509.load_pem_x509_certificate((tmp_path / "ca/ca-cert.pem").read_bytes())
+    Ran(capsys, "ca", "rotate", "--data-dir", tmp_path)
+    refused = Ran(capsys, "ca", "export", "--data-dir", tmp_path, "--format", "der")
+    assert (refused.code, refused.out) == (2, "")
+    assert "during a rotation there are two; use --format pem or p12" in refused.err
+
+
+def test_export_k8s_configmap_is_what_kubectl_applies(two: list[x509.Certificate], tmp_path: Path) -> None:
+    found = YAML(typ="safe").load(exported(tmp_path, "k8s-configmap"))
+    assert (found["apiVersion"], found["kind"], found["metadata"]) == ("v1", "ConfigMap", {"name": "pullthrough-ca"})
+    assert x509.load_pem_x509_certificates(found["data"]["ca.crt"].encode()) == two
+
+
+def test_export_p12_is_a_trust_store_for_java_and_openssl(two: list[x509.Certificate], tmp_path: Path) -> None:
+    store = tmp_path / "store.p12"
+    store.write_bytes(exported(tmp_path, "p12"))
+    keytool, openssl = need("keytool"), need("openssl")
+    listing = [keytool, "-list", "-v", "-keystore", str(store), "-storepass", P12_PASSWORD]
+    shown = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
+    assert shown.count("trustedCertEntry") == 2
+    for cert in two:
+        assert cert.fingerprint(hashes.SHA256()).hex(":").upper() in shown
+    reading = [openssl, "pkcs12", "-in", str(store), "-passin", f"pass:{P12_PASSWORD}", "-nokeys"]
+    pem = subprocess.run(reading, check=True, capture_output=True).stdout
+    assert {cert.serial_number for cert in x509.load_pem_x509_certificates(pem)} == {cert.serial_number for cert in two}
+
+
+@pytest.mark.parametrize("form", ["pem", "der", "p12", "k8s-configmap"])
+def test_no_export_has_the_key(capsys: pytest.CaptureFixture[str], tmp_path: Path, form: str) -> None:
+    Ran(capsys, "ca", "init", "--data-dir", tmp_path)
+    key = serialization.load_pem_private_key((tmp_path / "ca" / KEY_NAME).read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    secret = key.private_numbers().private_value.to_bytes(32, "big")
+    content = exported(tmp_path, form)
+    assert b"PRIVATE" not in content
+    assert secret not in content
+    if form == "p12":
+        found, _, certs = pkcs12.load_key_and_certificates(content, P12_PASSWORD.encode())
+        assert found is None
+        assert len(certs) == 1
+
+
+@pytest.mark.parametrize("form", ["der", "p12"])
+def test_binary_formats_are_not_written_to_a_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, form: str
+) -> None:
+    Ran(capsys, "ca", "init", "--data-dir", tmp_path)
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent / "addon")}
+    command = [sys.executable, "-m", "pullthrough", "ca", "export", "--data-dir", str(tmp_path), "--format", form]
+    ours, terminal = os.openpty()
+    try:
+        ran = subprocess.run(command, env=environ, check=False, stdout=terminal, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(ours)
+        os.close(terminal)
+    assert ran.returncode == 2
+    assert ran.stderr.endswith(f"is nothing for a terminal; for example add > pullthrough-ca.{form}\n")
 
 
 def test_show_makes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

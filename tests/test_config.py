@@ -29,10 +29,25 @@ def samples(tmp_path: Path, file: Path) -> dict[str, str]:
         "listen": "[::1]:8080",
         "data_dir": str(tmp_path),
         "size": "1TiB",
+        "tls_listen": "0.0.0.0:443 [::]:5050",
+        "transparent_listen": "3129",
+        "dns_listen": "53",
+        "name": "cache.test",
+        "advertise": "10.0.0.5 fd00::5",
+        "resolver": "10.0.0.1",
         "registry": "a.test b.test:5050",
         "upstream_ca": str(tmp_path / "corp.pem"),
         "ca_cert": str(tmp_path / "corp.pem"),
         "ca_key": str(tmp_path / "corp.pem"),
+        "discover": "true",
+        "mirror_htpasswd": str(tmp_path / "corp.pem"),
+        "mirror_network": "10.0.0.0/8 fd00::/8",
+        "mirror_credentials": str(tmp_path / "corp.pem"),
+        "mirror_helper": "ecr-login",
+        "allow": "ghcr.io/team/**",
+        "deny": "docker.io/evil/*",
+        "cache_only": "ghcr.io",
+        "bypass": "ghcr.io/team/nightly",
         "auth_broker": "false",
         "grant_ttl": "5m",
         "max_stale": "0",
@@ -67,10 +82,25 @@ def test_the_defaults() -> None:
         listen=settings.listen,
         data_dir=default_data_dir(HOME),
         size=50 * 1024**3,
+        tls_listen=(),
+        transparent_listen=(),
+        dns_listen=(),
+        name=(),
+        advertise=(),
+        resolver=(),
         registry=(),
+        discover=False,
         upstream_ca=None,
         ca_cert=None,
         ca_key=None,
+        mirror_htpasswd=None,
+        mirror_network=(),
+        mirror_credentials=None,
+        mirror_helper=None,
+        allow=(),
+        deny=(),
+        cache_only=(),
+        bypass=(),
         auth_broker=True,
         grant_ttl=60.0,
         max_stale=7 * 86400.0,
@@ -327,3 +357,49 @@ def test_certificate_and_key_of_an_own_ca_go_together(tmp_path: Path, file: Path
     assert refusal(environ={"PULLTHROUGH_CA_KEY": pem}).startswith("environment PULLTHROUGH_CA_KEY: goes together")
     settings = load({"ca_cert": pem}, HOME | {"PULLTHROUGH_CA_KEY": pem})
     assert settings.ca_cert == settings.ca_key == Path(pem)
+
+
+# -- what a name server of ours gives
+
+
+@pytest.mark.parametrize(
+    ("flags", "addresses"),
+    [
+        ({}, []),
+        ({"dns_listen": ["10.0.0.5:53"]}, ["10.0.0.5"]),
+        ({"dns_listen": ["10.0.0.5:53", "[fd00::5]:53"]}, ["10.0.0.5", "fd00::5"]),
+        ({"dns_listen": ["53"], "advertise": ["10.0.0.6"]}, ["10.0.0.6"]),
+        ({"dns_listen": ["10.0.0.5:53"], "advertise": ["fd00::6"]}, ["fd00::6"]),
+    ],
+)
+def test_the_address_that_is_advertised(flags: dict[str, list[str]], addresses: list[str]) -> None:
+    assert sorted(map(str, load(flags, HOME).advertise)) == addresses
+
+
+@pytest.mark.parametrize("listener", ["53", "0.0.0.0:53", "[::]:53", "cache.test:53"])
+def test_a_name_server_without_an_address_to_give_is_refused(listener: str) -> None:
+    assert "--advertise 10.0.0.5" in refusal({"dns_listen": [listener]})
+
+
+def test_two_addresses_of_one_family_are_refused() -> None:
+    assert "one IPv4 and one IPv6" in refusal({"advertise": ["10.0.0.5", "10.0.0.6"]})
+
+
+def test_a_table_is_the_beginning_of_its_keys_names(file: Path) -> None:
+    file.write_text('[mirror]\nnetwork = ["10.0.0.0/8"]\nhelper = "ecr-login"\n')
+    settings = load({}, HOME, file)
+
+    assert (list(map(str, settings.mirror_network)), settings.mirror_helper) == (["10.0.0.0/8"], "ecr-login")
+
+
+@pytest.mark.parametrize("text", ["[mirror]\nnetworks = 1\n", "[mirrors]\nnetwork = 1\n", "[mirror.network]\na = 1\n"])
+def test_a_table_that_names_no_setting_is_refused(file: Path, text: str) -> None:
+    file.write_text(text)
+
+    assert "mirror" in refusal(file=file, environ=HOME)
+
+
+@pytest.mark.parametrize("name", ["mirror_credentials", "mirror_helper"])
+def test_credentials_are_not_for_everybody(name: str, samples: dict[str, str]) -> None:
+    assert "--mirror-htpasswd" in refusal({name: samples[name]}, HOME)
+    assert load({name: samples[name], "mirror_network": ["10.0.0.0/8"]}, HOME)

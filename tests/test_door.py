@@ -63,6 +63,8 @@ def build(authority: Authority, *, offline: bool = False, environ: Mapping[str, 
         metrics=Metrics(),
         connections=Connections(lambda: connected),
         limit=LIMIT,
+        own_names=frozenset(("localhost",)),
+        discovery=None,
         offline=offline,
     )
     return House(door, connected)
@@ -96,27 +98,29 @@ def test_a_crowd_is_kept_out_before_files_run_out(house: House, caplog: pytest.L
     assert caplog.text.count("ulimit -n") == 1
 
 
-def connect_to(house: House, host: str, port: int = 443) -> http.HTTPFlow:
+async def connect_to(house: House, host: str, port: int = 443) -> http.HTTPFlow:
     flow = tflow.tflow(client_conn=house.knock("10.0.0.1"))
     flow.request.host, flow.request.port = host, port
-    house.door.http_connect(flow)
+    await house.door.http_connect(flow)
     return flow
 
 
-def test_offline_no_tunnel_is_opened_but_registries_are(authority: Authority) -> None:
+async def test_offline_no_tunnel_is_opened_but_registries_are(authority: Authority) -> None:
     house = build(authority, offline=True)
-    refused = connect_to(house, "other.test")
+    refused = await connect_to(house, "other.test")
 
     assert refused.response is not None
     assert refused.response.status_code == 503
     assert b"--offline" in (refused.response.content or b"")
-    assert connect_to(house, "registry.test").response is None
+    assert (await connect_to(house, "registry.test")).response is None
 
 
-def test_the_log_does_not_fill_with_hosts_that_strangers_choose(house: House, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_log_does_not_fill_with_hosts_that_strangers_choose(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING)
     for number in range(2000):
-        house.door.http_connect(_connect(f"h{number}.test", 25))
+        await house.door.http_connect(_connect(f"h{number}.test", 25))
 
     assert len(caplog.records) <= 1024
 

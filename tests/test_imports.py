@@ -15,9 +15,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 #: From top to bottom. A module may import from its own row and from those below it.
 ROWS = (
-    {"cli", "__main__"},
+    {"cli", "__main__", "commands"},
+    {"doctor"},
     {"wiring"},
-    {"addon", "door", "layers", "sending", "page"},
+    {"addon", "door", "modes", "nameserver", "layers", "sending", "page", "clientsetup"},
+    {"mirror", "logins", "discovery"},
     {"inside"},
     {"pulls", "outages", "broker", "manifests", "blobs", "links", "neighbours", "bodies"},
     {"access", "accounts", "realms", "tags", "limits", "facts", "trouble"},
@@ -25,6 +27,9 @@ ROWS = (
     {"store", "upstream", "sessions", "probes", "lookups"},
     {
         "joins",
+        "gate",
+        "keyring",
+        "resolver",
         "breaker",
         "guesses",
         "guard",
@@ -34,7 +39,9 @@ ROWS = (
         "health",
         "metrics",
         "logs",
+        "authority",
         "ca",
+        "issuer",
         "keypair",
         "leaves",
         "options",
@@ -45,15 +52,17 @@ ROWS = (
 )
 #: Who may import which package that is not ours and not the standard library's.
 ADAPTERS = {
-    "mitmproxy": {"cli", "wiring", "addon", "door", "layers", "sending"},
+    "mitmproxy": {"cli", "wiring", "addon", "door", "modes", "nameserver", "layers", "sending"},
+    "mitmproxy_rs": {"resolver", "wiring"},
+    "bcrypt": {"gate"},
     "diskcache": {"store"},
     "aiohttp": {"upstream", "sessions"},
     "yarl": {"upstream"},
-    "cryptography": {"ca", "cli"},
+    "cryptography": {"issuer", "commands"},
     "OpenSSL": {"leaves", "door"},
     "prometheus_client": {"metrics"},
-    "typer": {"cli"},
-    "rich": {"cli"},
+    "typer": {"cli", "commands"},
+    "rich": {"cli", "commands"},
     "certifi": {"trust"},
 }
 #: What a pure core has no use for.

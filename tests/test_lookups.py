@@ -13,6 +13,7 @@ import pytest
 from lab.inside import until
 from pullthrough.guard import ForbiddenAddressError, Guard
 from pullthrough.lookups import Found, Ground, Lookups
+from pullthrough.resolver import Resolver
 
 WAN, LAN, HERE = "93.184.215.14", "10.0.0.1", "127.0.0.1"
 
@@ -45,7 +46,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
 
 @pytest.fixture
 async def lookups() -> Lookups:
-    return Lookups(Guard())
+    return Lookups(Guard(), Resolver())
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from html.parser import HTMLParser
@@ -25,6 +27,11 @@ from pullthrough.store import Store
 
 CA = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 PATHS = ("/", "/ca.pem", "/healthz", "/readyz", "/metrics")
+EVERY_HOST = ["10.0.0.1", "10.0.0.1:80", "[::1]:3128", "[fe80::1]", "my_cache-1.test."]
+HOSTILE = [
+    *("", "<script>", '"><img src=x>', "a;rm -rf /", "$(id)", "a b", "a/b", "a\nb", "a:999999", "user@a", "a'b"),
+    *("a`id`", "a\\b", "a\n", "a%b"),
+]
 
 
 @pytest.fixture
@@ -43,7 +50,7 @@ async def store(tmp_path: Path, health: Health) -> AsyncIterator[Store]:
 def page(store: Store, health: Health) -> Page:
     metrics = Metrics()
     metrics.watch(degraded=lambda: float(health.status != "ok"), flights=lambda: 0.0, size=store.size)
-    return Page(ca_pem=CA, fingerprint="AA:BB", health=health, metrics=metrics, store=store)
+    return Page(ca_pem=lambda: CA, fingerprint=lambda: "AA:BB", health=health, metrics=metrics, store=store)
 
 
 def text(answer: Answer) -> str:
@@ -78,14 +85,12 @@ async def test_the_first_page_says_what_to_do(page: Page) -> None:
         assert said in text(answer)
 
 
-@pytest.mark.parametrize("host", ["10.0.0.1", "10.0.0.1:80", "[::1]:3128", "[fe80::1]", "my_cache-1.test."])
+@pytest.mark.parametrize("host", EVERY_HOST)
 async def test_every_kind_of_host_is_taken(page: Page, host: str) -> None:
     assert f"HTTPS_PROXY=http://{host}\n" in Tags(text(await page.answer("GET", "/", host))).commands
 
 
-@pytest.mark.parametrize(
-    "host", ["", "<script>", '"><img src=x>', "a;rm -rf /", "$(id)", "a b", "a/b", "a\nb", "a:999999", "user@a", "a'b"]
-)
+@pytest.mark.parametrize("host", HOSTILE)
 async def test_nothing_else_gets_into_a_command(page: Page, host: str) -> None:
     answer = text(await page.answer("GET", "/", host))
     assert "HTTPS_PROXY=http://CACHE:3128\n" in Tags(answer).commands
@@ -112,6 +117,39 @@ async def test_a_folder_with_a_strange_name_can_be_shown(
     health.degraded("store", "full (in /data/caf\udce9)")
     for path in PATHS:
         assert (await page.answer("GET", path, "a.test")).status == 200
+
+
+async def test_the_first_page_has_the_one_line_for_clients(page: Page) -> None:
+    commands = Tags(text(await page.answer("GET", "/", "cache.test:3128"))).commands
+    assert "curl -fsS http://cache.test:3128/setup.sh | sh -s -- docker\n" in f"{commands}\n"
+
+
+@pytest.mark.parametrize("host", EVERY_HOST)
+async def test_the_script_for_clients_is_filled_in(page: Page, host: str) -> None:
+    answer = await page.answer("GET", "/setup.sh", host)
+    assert (answer.status, answer.headers.get("content-type")) == (200, "text/x-shellscript; charset=utf-8")
+    lines = text(answer).splitlines()
+    assert lines[0] == "#!/bin/sh"
+    assert {f"cache='http://{host}'", f"announced='{hashlib.sha256(b64decode('MIIB')).hexdigest().upper()}'"} <= set(
+        lines
+    )
+    assert (await page.answer("HEAD", "/setup.sh?x=1", host)).headers == answer.headers
+
+
+@pytest.mark.parametrize("host", HOSTILE)
+async def test_a_host_that_is_none_gets_no_script(page: Page, host: str) -> None:
+    answer = await page.answer("GET", "/setup.sh", host)
+    assert answer.status == 400
+    assert json.loads(text(answer))["errors"][0]["message"].startswith("pullthrough: the Host field")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(host=st.text())
+async def test_no_host_changes_another_line_of_the_script(page: Page, host: str) -> None:
+    plain, strange = await page.answer("GET", "/setup.sh", "a.test"), await page.answer("GET", "/setup.sh", host)
+    if strange.status == 200:
+        pairs = zip(text(plain).splitlines(), text(strange).splitlines(), strict=True)
+        assert {one for one, other in pairs if one != other} <= {"cache='http://a.test'"}
 
 
 async def test_the_ca_is_given_as_it_is(page: Page) -> None:
@@ -152,8 +190,8 @@ async def test_readiness_tells_of_rate_limits_and_unreachable_upstreams_as_they_
     budgets: dict[str, Budget] = {}
     silent: dict[str, datetime] = {}
     page = Page(
-        ca_pem=CA,
-        fingerprint="AA:BB",
+        ca_pem=lambda: CA,
+        fingerprint=lambda: "AA:BB",
         health=health,
         metrics=Metrics(),
         store=store,
@@ -225,3 +263,16 @@ async def test_a_browser_may_do_nothing_with_it(page: Page, method: str, path: s
     policy = headers.get("content-security-policy") or ""
     assert policy.startswith("default-src 'none'")
     assert "script" not in policy
+
+
+async def test_the_first_page_says_what_the_mirror_exposes(store: Store) -> None:
+    page = Page(
+        ca_pem=lambda: CA,
+        fingerprint=lambda: "AA:BB",
+        health=Health(),
+        metrics=Metrics(),
+        store=store,
+        exposed="to <clients>",
+    )
+
+    assert "<p>to &lt;clients&gt;</p>" in text(await page.answer("GET", "/", "cache.test"))

@@ -46,9 +46,11 @@ README = (ROOT / "README.md").read_text()
 CERTS = (ROOT / "certs" / "README.md").read_text()
 FENCE = re.compile(r"^```(?P<kind>[a-z]*)(?: (?P<mode>[a-z]+))?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 SWITCHES = {option.opposite for option in OPTIONS.values() if option.switch}
-FLAGS = {option.flag for option in OPTIONS.values()} | SWITCHES | {"--config", "--pem", "--help"}
+#: Of commands beside `run`.
+OF_COMMANDS = {"--config", "--help", "--format", "--permit", "--unconstrained", "--overlap", "--cache", "--image"}
+FLAGS = {option.flag for option in OPTIONS.values()} | SWITCHES | OF_COMMANDS
 VARIABLES = {option.variable for option in OPTIONS.values()} | {CONFIG_VARIABLE, "PULLTHROUGH_PYTHON"}
-OTHERS_FLAGS = {"--hosts-dir", "--tlscacert"}
+OTHERS_FLAGS = {"--hosts-dir", "--tlscacert", "--fingerprint", "--uninstall", "--dry-run", "--yes"}
 EXAMPLE_CA = "/etc/ssl/certs/corp.pem"
 EXAMPLE_CONFIG = "/etc/pullthrough.toml"
 

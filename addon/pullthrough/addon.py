@@ -16,14 +16,16 @@ from typing import Final
 from mitmproxy import http
 from mitmproxy.net.http import status_codes
 
+from pullthrough.core import ocierrors
 from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.core.headers import Headers
 from pullthrough.core.registries import Registries
 from pullthrough.core.routes import OWN_PATH, classify
 from pullthrough.guard import Guard
 from pullthrough.layers import ABSOLUTE, GATHERED, TO_US, Connections, error_response
-from pullthrough.messages import Answer, Pass, Registry, Request
+from pullthrough.messages import Answer, Pass, Registry, Request, refusal
 from pullthrough.metrics import Metrics
+from pullthrough.mirror import Mirror
 from pullthrough.page import Page
 from pullthrough.parent import ParentProxies
 from pullthrough.pulls import Pulls
@@ -64,6 +66,7 @@ class PullthroughAddon:
         *,
         registries: Registries,
         pulls: Pulls,
+        mirror: Mirror,
         page: Page,
         sender: Sender,
         connections: Connections,
@@ -76,6 +79,7 @@ class PullthroughAddon:
         self._offline = offline
         self._registries = registries
         self._pulls = pulls
+        self._mirror = mirror
         self._page = page
         self._sender = sender
         self._connections = connections
@@ -98,7 +102,8 @@ class PullthroughAddon:
         if flow.error:
             return
         if flow.metadata.get(TO_US):
-            await self._answer_ourselves(flow)
+            mirrored = (flow.request.path.partition("?")[0] + "/").startswith("/v2/")
+            await (self._answer_as_mirror(flow) if mirrored else self._answer_ourselves(flow))
             return
         if flow.metadata.get(ABSOLUTE):  # servers believe it more than the Host field (RFC 9112 section 3.2.2)
             flow.response = error_response(400, "inside a tunnel a request names a path, not another server")
@@ -136,6 +141,20 @@ class PullthroughAddon:
                 )
         else:
             self._respond(flow, answer)
+
+    async def _answer_as_mirror(self, flow: http.HTTPFlow) -> None:
+        request = _request(flow, _registry(flow))
+        meant = self._mirror.meant(request)
+        exchange = _Exchange(meant or request, CacheStatus(), time.monotonic())
+        flow.metadata[_EXCHANGE] = exchange
+        self._began(flow)
+        try:
+            answer = await self._mirror.answer(request, meant)
+        except Exception:
+            log.exception("fault while answering as a mirror")
+            answer = refusal(500, ocierrors.UNAVAILABLE, "internal fault; the log of the proxy has it")
+        exchange.cache = answer.cache
+        self._respond(flow, answer)
 
     async def _answer_ourselves(self, flow: http.HTTPFlow) -> None:
         try:

@@ -23,7 +23,7 @@ from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.core.headers import Headers
 from pullthrough.guesses import Guesses
 from pullthrough.joins import Joins
-from pullthrough.messages import Answer, Registry, Repository, Request
+from pullthrough.messages import Answer, Registry, Repository, Request, refusal
 from pullthrough.realms import Realms
 from pullthrough.trouble import Trouble
 from pullthrough.upstream import UnusableAnswer, Upstream, UpstreamError
@@ -116,10 +116,10 @@ class Broker:
     async def answer(self, request: Request, identifier: str) -> Answer:
         """The token server's answer to a request for the realm that `identifier` stands for, or ours in its place."""
         if request.method not in ("GET", "POST"):
-            return _error(405, ocierrors.UNSUPPORTED, "a token is asked for with GET or POST", ("Allow", "GET, POST"))
+            return refusal(405, ocierrors.UNSUPPORTED, "a token is asked for with GET or POST", ("Allow", "GET, POST"))
         realm = await self._realms.realm(request.registry, identifier)
         if realm is None:
-            return _error(404, ocierrors.UNSUPPORTED, "no registry named this token server; ask the registry again")
+            return refusal(404, ocierrors.UNSUPPORTED, "no registry named this token server; ask the registry again")
         asking = await self._understood(request, realm)
         again = self._again(asking)
         if again is not None:
@@ -310,9 +310,4 @@ def _life(said: Mapping[str, Any]) -> float:
 def too_many_logins(wait: float) -> Answer:
     """For who tried so many passwords in an outage that the next is not looked at for `wait` seconds."""
     retry = ("Retry-After", str(math.ceil(wait)))
-    return _error(429, ocierrors.TOOMANYREQUESTS, "too many logins that are not known here", retry)
-
-
-def _error(status: int, code: str, message: str, *more: tuple[str, str]) -> Answer:
-    headers = Headers((("Content-Type", ocierrors.CONTENT_TYPE), *more))
-    return Answer(status, headers, CacheStatus(detail=message), ocierrors.body(code, f"pullthrough: {message}"))
+    return refusal(429, ocierrors.TOOMANYREQUESTS, "too many logins that are not known here", retry)

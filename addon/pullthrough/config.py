@@ -7,15 +7,17 @@ the settings are for; names, defaults and parsers are the table in `options`.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from pullthrough.options import ENV_PREFIX, OPTIONS, Address, LogFormat, LogLevel, Option, shown
+from pullthrough.core.filters import Glob
+from pullthrough.options import ENV_PREFIX, OPTIONS, Address, IPAddress, IPNetwork, LogFormat, LogLevel, Option, shown
 
 #: Names the file; the one variable that is no setting.
 CONFIG_VARIABLE: Final = f"{ENV_PREFIX}CONFIG"
@@ -34,12 +36,30 @@ class Settings:
     listen: Address
     data_dir: Path
     size: int
+    tls_listen: tuple[Address, ...]
+    transparent_listen: tuple[Address, ...]
+    dns_listen: tuple[Address, ...]
+    #: Of this proxy itself.
+    name: tuple[str, ...]
+    #: What `dns_listen` gives for registries: at most one address of each family.
+    advertise: tuple[IPAddress, ...]
+    #: Name servers in place of the system's.
+    resolver: tuple[IPAddress, ...]
     #: As HOST:PORT. These are added to the built-in list.
     registry: tuple[str, ...]
+    discover: bool
     upstream_ca: Path | None
     #: The operator's own CA, both or neither; else there is one in `ca_dir`.
     ca_cert: Path | None
     ca_key: Path | None
+    mirror_htpasswd: Path | None
+    mirror_network: tuple[IPNetwork, ...]
+    mirror_credentials: Path | None
+    mirror_helper: str | None
+    allow: tuple[Glob, ...]
+    deny: tuple[Glob, ...]
+    cache_only: tuple[Glob, ...]
+    bypass: tuple[Glob, ...]
     auth_broker: bool
     grant_ttl: float
     #: 0 = never, as with `offline_grace`.
@@ -77,7 +97,34 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
     values: dict[str, Any] = {name: option.initial() for name, option in OPTIONS.items()}
     values |= {name: _parsed(OPTIONS[name], each) for name, each in given.items()}
     _both_or_neither(given, "ca_cert", "ca_key")
+    _not_for_everybody(given)
+    values["advertise"] = _advertised(given, values)
     return Settings(**values | {"data_dir": values["data_dir"] or default_data_dir(environ)})
+
+
+def _advertised(given: Mapping[str, _Given], values: Mapping[str, Any]) -> tuple[IPAddress, ...]:
+    """What name servers of ours give for registries."""
+    advertised: tuple[IPAddress, ...] = values["advertise"]
+    if len({address.version for address in advertised}) < len(advertised):
+        raise ConfigError(f"{given['advertise'].source}: at most one IPv4 and one IPv6 address; for example 10.0.0.5")
+    if advertised or not values["dns_listen"]:
+        return advertised
+    own = [ipaddress.ip_address(listener.host) for listener in values["dns_listen"] if _is_address(listener.host)]
+    if not own or any(address.is_unspecified for address in own):
+        option = OPTIONS["advertise"]
+        raise ConfigError(
+            f"{given['dns_listen'].source}: needs {option.flag}, the address of this machine that clients are to be "
+            f"given for registries; for example {option.flag} {option.hint}"
+        )
+    return tuple({address.version: address for address in reversed(own)}.values())
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
@@ -130,12 +177,23 @@ def _from_file(file: Path | None, environ: Mapping[str, str]) -> dict[str, _Give
         if not environ.get(CONFIG_VARIABLE):
             return {}
         source, file = f"environment {CONFIG_VARIABLE}", Path(environ[CONFIG_VARIABLE])
-    table = _toml(file, source)
+    table = dict(_flat(_toml(file, source)))
     for key in table:
         if key not in OPTIONS:
             fault = f"there is no such setting{_nearest(key, OPTIONS)}"
             raise ConfigError(f"file {file} key {shown(key)}: {fault}")
     return {key: _Given(f"file {file} key {key}", value) for key, value in table.items()}
+
+
+def _flat(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """A table's keys follow its name: `htpasswd` in [mirror] is `mirror_htpasswd`."""
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        of_settings = name not in OPTIONS and any(option.startswith(f"{name}_") for option in OPTIONS)
+        if isinstance(value, dict) and of_settings:
+            yield from _flat(value, f"{name}_")
+        else:
+            yield name, value
 
 
 def _toml(file: Path, source: str) -> dict[str, object]:
@@ -179,6 +237,16 @@ def _text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float | Path):
         raise ValueError(f"{shown(str(value))} is neither text nor a number")  # noqa: TRY004
     return str(value).strip()
+
+
+def _not_for_everybody(given: Mapping[str, _Given]) -> None:
+    """What the operator's credentials may read is not to be read by whoever asks."""
+    for name in ("mirror_credentials", "mirror_helper"):
+        if name in given and not given.keys() & {"mirror_htpasswd", "mirror_network"}:
+            raise ConfigError(
+                f"{given[name].source}: whoever may use the mirror reads what these credentials may; say who may, "
+                "for example --mirror-htpasswd /etc/pullthrough/htpasswd or --mirror-network 10.1.2.0/24"
+            )
 
 
 def _both_or_neither(given: Mapping[str, _Given], *pair: str) -> None:

@@ -1,29 +1,37 @@
-"""The explicit proxy's front door: who may come in, where a connection may lead, and in which layers it runs.
+"""The front doors: who may come in, where a connection may lead, and in which layers it runs.
 
-Responsible for connections: clients, CONNECT, TLS towards clients, addresses of servers. Must not know what is asked
-inside of them. A mitmproxy addon.
+Responsible for connections, whichever way they came: clients, CONNECT, server names, redirected ones, TLS towards
+clients, addresses of servers. Must not know what is asked inside of them. A mitmproxy addon.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
+from dataclasses import dataclass
 from typing import Final
 
 from mitmproxy import connection, http
 from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import layer, server_hooks
-from mitmproxy.proxy.layers import ClientTLSLayer, modes
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers import ClientTLSLayer
 from mitmproxy.proxy.layers.http import HTTPMode
+from mitmproxy.proxy.layers.tls import parse_client_hello
+from mitmproxy.proxy.mode_specs import DnsMode
 from mitmproxy.tls import TlsData
 from OpenSSL import SSL
 
+from pullthrough.ca import CAError
 from pullthrough.core.registries import Registries, looks_like_registry
+from pullthrough.discovery import Discovery
 from pullthrough.guard import Guard, is_loopback, is_private_client
-from pullthrough.layers import TUNNEL, Close, Connections, Http, Tunnel, TunnelCount, error_response
+from pullthrough.layers import TUNNEL, Close, Connections, Http, TunnelCount, error_response, tunnel
 from pullthrough.leaves import LeafContexts
 from pullthrough.metrics import Metrics
+from pullthrough.modes import RedirectMode, SniMode
 from pullthrough.neighbours import Neighbours
 from pullthrough.parent import ParentProxies
 
@@ -31,6 +39,9 @@ log = logging.getLogger(__name__)
 traffic = logging.getLogger("pullthrough.traffic")
 
 _TLS_PREFIX: Final = 3
+#: Bytes within which a client has to say where it wants to go.
+_MAX_HELLO: Final = 64 << 10
+_HOST_FIELD: Final = re.compile(rb"\r\nhost:[ \t]*(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]+)?[ \t]*\r\n", re.IGNORECASE)
 #: Hosts that are remembered as already hinted at or warned about.
 _MAX_TOLD: Final = 1024
 
@@ -49,9 +60,13 @@ class Door:
         metrics: Metrics,
         connections: Connections,
         limit: int,
+        own_names: frozenset[str],
+        discovery: Discovery | None,
         offline: bool,
     ) -> None:
         self._offline = offline
+        self._own_names = own_names
+        self._discovery = discovery
         self._connections = connections
         self._limit = limit
         self._registries = registries
@@ -91,10 +106,10 @@ class Door:
 
     # -- CONNECT
 
-    def http_connect(self, flow: http.HTTPFlow) -> None:
+    async def http_connect(self, flow: http.HTTPFlow) -> None:
         """Open a registry's connection, tunnel the others, refuse what no build machine needs."""
         host, port = _canonical(flow.request.host), flow.request.port
-        if self._registries.covers(host, port):
+        if await self._is_registry(flow.client_conn, host, port):
             return
         if self._offline:
             flow.response = error_response(503, "pullthrough was started with --offline: nothing leads out of it")
@@ -108,11 +123,14 @@ class Door:
         parent = self._parents.towards("https", host, port)
         if parent is not None:
             flow.server_conn.via = parent.via
-        if looks_like_registry(host):
-            entry = _entry(host, port)
-            self._tell_once(
-                "hint", entry, f"looks like a registry and is not cached: add --registry {entry} to cache it"
-            )
+        self._hint(host, port)
+
+    async def _is_registry(self, client: connection.Client, host: str, port: int) -> bool:
+        """Is it one that is opened? With --discover it is asked, if the client may reach it at all."""
+        known = self._registries.covers(host, port)
+        if known or self._discovery is None or await self._forbidden(client, host, port) is not None:
+            return known
+        return await self._discovery.look(host, port)
 
     def http_connect_upstream(self, flow: http.HTTPFlow) -> None:
         """Identify ourselves to the parent proxy."""
@@ -132,42 +150,109 @@ class Door:
 
     # -- layers
 
-    def next_layer(self, nextlayer: layer.NextLayer) -> None:
+    async def next_layer(self, nextlayer: layer.NextLayer) -> None:
         """Choose how the bytes that a client sends are understood. Overrides what mitmproxy's own addon chose."""
         context = nextlayer.context
         if nextlayer.layer is not None:  # in mitmdump, whose addon was asked before us
             del context.layers[context.layers.index(nextlayer.layer) :]
             nextlayer.layer = None
         data = nextlayer.data_client()
-        inside = context.layers[-1]
-        if isinstance(inside, modes.HttpProxy):
-            nextlayer.layer = Close(context) if starts_like_tls_record(data) else Http(context, HTTPMode.regular)
-        elif isinstance(inside, ClientTLSLayer):
-            nextlayer.layer = Http(context, HTTPMode.transparent)
-        elif len(data) >= _TLS_PREFIX:
+        if isinstance(context.layers[-1], ClientTLSLayer):
+            to_us = context.server.address is None
+            nextlayer.layer = Http(context, HTTPMode.regular if to_us else HTTPMode.transparent)
+        elif len(data) < _TLS_PREFIX:
+            return
+        elif len(context.layers) > 1:
             nextlayer.layer = self._inside_connect(context, data)
+        elif isinstance(context.client.proxy_mode, SniMode):
+            nextlayer.layer = await self._by_name(context, data)
+        elif isinstance(context.client.proxy_mode, RedirectMode):
+            nextlayer.layer = await self._redirected(context, data)
+        else:
+            tls = starts_like_tls_record(data)
+            nextlayer.layer = ClientTLSLayer(context) if tls else Http(context, HTTPMode.regular)
 
-    def _inside_connect(self, context: object, data: bytes) -> layer.Layer:
+    def _inside_connect(self, context: Context, data: bytes) -> layer.Layer:
         """A registry's CONNECT: TLS, plain HTTP (a registry without TLS), or something that is only passed on."""
         if starts_like_tls_record(data):
-            context.server.tls = True  # type: ignore[attr-defined]
-            return ClientTLSLayer(context)  # type: ignore[arg-type]
+            return _opened(context)
         if data[:3].isalpha() and data[:3].isupper():
-            return Http(context, HTTPMode.transparent)  # type: ignore[arg-type]
-        if self._offline:
-            return Close(context)  # type: ignore[arg-type]
-        host, port = context.server.address  # type: ignore[attr-defined]
-        return Tunnel(context, TunnelCount(host, port))  # type: ignore[arg-type]
+            return Http(context, HTTPMode.transparent)
+        return self._passed_on(context)
+
+    async def _by_name(self, context: Context, data: bytes) -> layer.Layer | None:
+        """The server name is all that says where the client wants to go; None while more of it is to come."""
+        hello = _hello(data)
+        if hello is None:
+            return None
+        name, port = hello.name, context.client.sockname[1]
+        if not name:
+            return Close(context)
+        if name in self._own_names:
+            return ClientTLSLayer(context)
+        for registry in ((name, port), (name, 443)):  # the port may be another outside (containers publish ports)
+            if await self._is_registry(context.client, *registry):
+                context.server.address = registry
+                return _opened(context)
+        context.server.address = (name, port)
+        return self._passed_on(context)
+
+    async def _redirected(self, context: Context, data: bytes) -> layer.Layer | None:
+        """Where the connection was going is known, and its name tells whether that is a registry."""
+        if context.server.address is None:
+            return Close(context)
+        address, port = context.server.address[:2]
+        plain = not starts_like_tls_record(data)
+        hello = _head(data) if plain else _hello(data)
+        if hello is None:
+            return None
+        name = hello.name or _canonical(address)
+        if self._guard.is_ourselves(address, port):
+            return Close(context)
+        known = self._registries.covers(name, port) if plain else await self._is_registry(context.client, name, port)
+        if not known:
+            return self._passed_on(context)
+        context.server.address = (name, port)
+        return Http(context, HTTPMode.transparent) if plain else _opened(context)
+
+    def _passed_on(self, context: Context) -> layer.Layer:
+        """Unopened, to where it was going."""
+        address = context.server.address
+        if self._offline or address is None:
+            return Close(context)
+        host, port = address[:2]
+        parent = self._parents.towards("https", host, port)
+        if parent is not None:
+            context.server.via = parent.via
+        self._hint(host, port)
+        count = self._tunnels[context.client.id] = TunnelCount(host, port)
+        return tunnel(context, count)
 
     # -- TLS towards clients
 
     def tls_start_client(self, start: TlsData) -> None:
-        """Show our leaf for the host that was asked for. SNI does not choose: we sign for registries only."""
+        """Show our leaf for the host that was asked for. SNI does not choose: we sign for registries and ourselves."""
         address = start.context.server.address
-        if address is None or not self._registries.covers(_canonical(address[0]), address[1]):
+        if address is None:
+            host = self._own_name(start.context.client)
+        else:
+            host = _canonical(address[0]) if self._registries.covers(_canonical(address[0]), address[1]) else None
+        if host is None:
             return
-        start.ssl_conn = SSL.Connection(self._leaves.context(_canonical(address[0])))
+        try:
+            context = self._leaves.context(host)
+        except (CAError, ValueError) as error:  # without a connection to speak with, mitmproxy hangs up
+            self._tell_once("leaf", host, f"has no certificate of ours: {error}")
+            return
+        start.ssl_conn = SSL.Connection(context)
         start.ssl_conn.set_accept_state()
+
+    def _own_name(self, client: connection.Client) -> str | None:
+        """What a client that speaks TLS to us takes us for; without a server name, the address that it found."""
+        if not client.sni:
+            return _canonical(str(client.sockname[0]))
+        name = _canonical(client.sni)
+        return name if name in self._own_names else None
 
     def tls_failed_client(self, start: TlsData) -> None:
         """Most often a client that does not trust our CA: say so once, with the remedy."""
@@ -187,6 +272,9 @@ class Door:
         if data.server.address is None or data.server.via is not None:
             return
         host, port = data.server.address[:2]
+        if isinstance(data.client.proxy_mode, DnsMode):  # the operator's resolver, often on this machine
+            data.server.error = self._guard.objection(host, port)
+            return
         if any((proxy.host, proxy.port) == (host, port) for proxy in self._parents):
             return
         data.server.error = await self._forbidden(data.client, host, port)
@@ -195,6 +283,8 @@ class Door:
         """The name may have another address by now than when it was looked at: hang up before a byte goes there."""
         address, peer = data.server.address, data.server.peername
         if address is None or peer is None or data.server.via is not None:
+            return
+        if isinstance(data.client.proxy_mode, DnsMode):
             return
         if any((proxy.host, proxy.port) == address[:2] for proxy in self._parents):
             return
@@ -216,11 +306,52 @@ class Door:
             return f"{host} would be this proxy's own machine"
         return self._guard.objection(address, port)
 
+    def _hint(self, host: str, port: int) -> None:
+        if looks_like_registry(host):
+            entry = _entry(host, port)
+            self._tell_once(
+                "hint", entry, f"looks like a registry and is not cached: add --registry {entry} to cache it"
+            )
+
     def _tell_once(self, about: str, whom: str, text: str) -> None:
         """Log `text` unless it was said of `whom` before. Beyond a bound nothing is told: strangers choose `whom`."""
         if (about, whom) not in self._told and len(self._told) < _MAX_TOLD:
             self._told[about, whom] = None
             log.warning("%s %s", whom, text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hello:
+    """What the first bytes of a client say. `name` is empty if they name nobody."""
+
+    name: str = ""
+
+
+def _hello(data: bytes) -> _Hello | None:
+    """Of TLS; None while more is to come."""
+    try:
+        hello = parse_client_hello(data)
+    except ValueError:
+        return _Hello()
+    if hello is None:
+        return None if len(data) <= _MAX_HELLO else _Hello()
+    return _Hello(_canonical(hello.sni or ""))
+
+
+def _head(data: bytes) -> _Hello | None:
+    """Of plain HTTP, or of anything else that is no TLS; None while more is to come."""
+    if not (data[:3].isalpha() and data[:3].isupper()):
+        return _Hello()
+    if b"\r\n\r\n" not in data and len(data) <= _MAX_HELLO:
+        return None
+    found = _HOST_FIELD.search(data)
+    return _Hello(_canonical(found[1].decode("ascii"))) if found else _Hello()
+
+
+def _opened(context: Context) -> layer.Layer:
+    """TLS that we end: so says the scheme of what is asked inside."""
+    context.server.tls = True
+    return ClientTLSLayer(context)
 
 
 def _canonical(host: str) -> str:

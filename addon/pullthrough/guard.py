@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
+#: The addresses of a host, port and family, as `socket.getaddrinfo` has them.
+type Find = Callable[[str, int, int], Awaitable[list[Any]]]
 type IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 #: Metadata services outside the link-local ranges, each with its owner.
@@ -132,17 +134,24 @@ def _is_local(address: IPAddress) -> bool:
 
 
 class GuardedEventLoop(asyncio.SelectorEventLoop):
-    """An event loop whose look-ups leave out what the guard objects to: every connection of ours asks it."""
+    """An event loop whose look-ups leave out what the guard objects to: every connection of ours asks it.
 
-    def __init__(self, guard: Guard) -> None:
+    `find` looks names up in place of the system.
+    """
+
+    def __init__(self, guard: Guard, find: Find | None = None) -> None:
         super().__init__()
         self.guard = guard
+        self._find = find
 
     # The signature is typeshed's, `Any` included.
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> list[Any]:
-        found = await super().getaddrinfo(host, port, **options)
         if not host or options.get("flags", 0) & socket.AI_PASSIVE:  # somebody wants to listen, not to connect
-            return found
+            return await super().getaddrinfo(host, port, **options)
+        if self._find is not None and options.get("type") == socket.SOCK_STREAM:
+            found = await self._find(host, port, options.get("family", 0))
+        else:
+            found = await super().getaddrinfo(host, port, **options)
         allowed = [info for info in found if self.guard.objection(str(info[4][0]), int(info[4][1])) is None]
         if found and not allowed:
             self.guard.check(str(found[0][4][0]), int(found[0][4][1]))

@@ -14,6 +14,7 @@ from pullthrough.accounts import Accounts
 from pullthrough.blobs import Blobs
 from pullthrough.broker import Broker
 from pullthrough.config import Settings
+from pullthrough.core.filters import Filters
 from pullthrough.facts import Facts
 from pullthrough.flights import Flights
 from pullthrough.limits import Limits
@@ -92,6 +93,7 @@ class Inside:
             outages=outages,
             neighbours=self.neighbours,
             trusted=trusted,
+            filters=Filters(settings.allow, settings.deny, settings.cache_only, settings.bypass),
             offline=settings.offline,
         )
 

@@ -110,9 +110,7 @@ class Stream(HttpStream):
             yield from super().handle_connect_regular()  # type: ignore[no-untyped-call]
             return
         if self.context.server.via:
-            stack = HttpUpstreamProxy.make(self.context, True)
-            stack /= Tunnel(self.context, count)
-            self.child_layer = stack[0]
+            self.child_layer = tunnel(self.context, count)
         else:
             error = yield commands.OpenConnection(self.context.server)
             if error:
@@ -225,6 +223,16 @@ class Tunnel(TCPLayer):
         if isinstance(event, events.DataReceived):
             self._count.transferred += len(event.data)
         yield from super().relay_messages(event)
+
+
+def tunnel(ctx: context.Context, count: TunnelCount) -> layer.Layer:
+    """A tunnel to the server of `ctx`, through the parent proxy if there is one."""
+    if not ctx.server.via:
+        return Tunnel(ctx, count)
+    stack = HttpUpstreamProxy.make(ctx, True)
+    stack /= Tunnel(ctx, count)
+    first: layer.Layer = stack[0]
+    return first
 
 
 class Close(layer.Layer):

@@ -6,9 +6,7 @@ Must not know what is asked there.
 
 from __future__ import annotations
 
-import asyncio
 import enum
-import functools
 import socket
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ from typing import Final
 
 from pullthrough.guard import ForbiddenAddressError, Guard, literal, reached
 from pullthrough.joins import Joins
+from pullthrough.resolver import Resolver
 
 #: A look-up that hangs keeps its thread until the system gives up: there must be some left for the others.
 _THREADS: Final = 32
@@ -59,8 +58,9 @@ class Found:
 class Lookups:
     """Looks names up in threads of its own. `aclose` it."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard, resolver: Resolver) -> None:
         self._guard = guard
+        self._resolver = resolver
         self._under_way: Joins[tuple[str, int, int], list[Found]] = Joins()
         self._threads = ThreadPoolExecutor(_THREADS, "lookup")
 
@@ -103,10 +103,7 @@ class Lookups:
         return _grounds(await self.find(host, port))
 
     async def _look_up(self, host: str, port: int, family: int) -> list[Found]:
-        look_up = functools.partial(
-            socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
-        )
-        infos = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        infos = await self._resolver.find(host, port, family, self._threads)
         return [Found(str(info[4][0]), int(info[4][1]), info[0], info[2]) for info in infos]
 
 

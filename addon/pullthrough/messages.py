@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from pullthrough.core import ocierrors
 from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.core.headers import Headers
 
@@ -111,6 +112,12 @@ class Answer:
     body: bytes | Body = b""
     #: For HEAD, whose body is empty but whose Content-Length is not.
     length: int | None = None
+
+
+def refusal(status: int, code: str, message: str, *more: tuple[str, str]) -> Answer:
+    """Our own error in the form of the OCI distribution specification ("Error codes"), with `more` fields."""
+    headers = Headers((("Content-Type", ocierrors.CONTENT_TYPE), *more))
+    return Answer(status, headers, CacheStatus(detail=message), ocierrors.body(code, f"pullthrough: {message}"))
 
 
 @dataclass(frozen=True, slots=True)

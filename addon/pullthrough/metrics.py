@@ -67,6 +67,9 @@ class Metrics:
             "1 while some part does not work and pulls may go uncached.",
             registry=self._registry,
         )
+        self._expiry = Gauge(
+            "pullthrough_ca_expiry_seconds", "Seconds for which clients can trust the CA.", registry=self._registry
+        )
         self._flights = Gauge("pullthrough_flights", "Fills under way.", registry=self._registry)
         self._stored = Gauge("pullthrough_store_bytes", "Bytes of blobs on disk.", registry=self._registry)
         self._blobs = Gauge("pullthrough_store_blobs", "Blobs on disk.", registry=self._registry)
@@ -79,9 +82,11 @@ class Metrics:
         flights: Callable[[], float],
         size: int,
         breakers: Callable[[], float] = lambda: 0.0,
+        expiry: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Where the present state is to be read when somebody asks."""
         self._breakers.set_function(breakers)
+        self._expiry.set_function(expiry)
         self._degraded.set_function(degraded)
         self._flights.set_function(flights)
         self._size.set(size)

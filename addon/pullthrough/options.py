@@ -15,10 +15,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
-from pullthrough.core.registries import parse_entry
+from pullthrough.core.filters import parse_glob
+from pullthrough.core.registries import DEFAULT_PORT, parse_entry
 
 ENV_PREFIX: Final = "PULLTHROUGH_"
 
+type IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+type IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -37,6 +40,7 @@ _DURATIONS: Final[Mapping[str, int | Decimal]] = {
     "h": 3600,
     "d": 24 * 3600,
 }
+_HELPER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _COUNT: Final = re.compile(r"[0-9]{1,9}")
 _SWITCH: Final[Mapping[str, bool]] = {"true": True, "yes": True, "on": True, "1": True} | {
     "false": False,
@@ -114,6 +118,22 @@ def _bind_host(text: str) -> str:
     if text.startswith("["):
         return str(ipaddress.IPv6Address(text[1:-1]))  # its ValueError is a good enough sentence
     return text or "0.0.0.0"  # noqa: S104  # a cache is there for other machines; the guard admits who may
+
+
+def parse_ip(text: str) -> IPAddress:
+    """An address of one machine, brackets or not."""
+    try:
+        return ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not an IP address") from None
+
+
+def parse_network(text: str) -> IPNetwork:
+    """`10.0.0.0/8`, or one address."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(f"{shown(text)} is not a network such as 10.0.0.0/8 or fd00::/8") from None
 
 
 def parse_size(text: str) -> int:
@@ -202,13 +222,29 @@ def _registry(text: str) -> str:
     return str(parse_entry(text))
 
 
+def _host_name(text: str) -> str:
+    entry = parse_entry(text)
+    if "*" in entry.host or entry.port != DEFAULT_PORT:
+        raise ValueError(f"{shown(text)} is not a host name")
+    return entry.host
+
+
+def _helper(text: str) -> str:
+    if not _HELPER.fullmatch(text):
+        raise ValueError(f"{shown(text)} is not the NAME of a program docker-credential-NAME")
+    return text
+
+
 def shown(text: str) -> str:
     """A piece of somebody's input, quoted on one line and cut to a length that fits a sentence."""
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
 _LISTENING: Final = "Listening and storage"
+_DOORS: Final = "Clients without a proxy setting"
 _CERTIFICATES: Final = "Registries and certificates"
+_MIRROR: Final = "The mirror endpoint"
+_FILTERS: Final = "What is served and cached"
 _ACCESS: Final = "Access"
 _OUTAGES: Final = "Outages and rate limits"
 _LOGGING: Final = "Logging"
@@ -243,6 +279,72 @@ _TABLE: Final = (
         default="50GiB",
     ),
     Option(
+        name="tls_listen",
+        parse=parse_address,
+        metavar="HOST:PORT",
+        panel=_DOORS,
+        explained=(
+            "Take TLS by its server name, as it comes when DNS leads clients of a registry here; other names are "
+            "passed on unopened. Give the flag once for each port that registries have."
+        ),
+        unset="off",
+        example="0.0.0.0:443",
+        many=True,
+    ),
+    Option(
+        name="transparent_listen",
+        parse=parse_address,
+        metavar="HOST:PORT",
+        panel=_DOORS,
+        explained="Take connections that a firewall on this machine redirects (nft or iptables: REDIRECT, TPROXY).",
+        unset="off",
+        example="0.0.0.0:3129",
+        many=True,
+    ),
+    Option(
+        name="dns_listen",
+        parse=parse_address,
+        metavar="HOST:PORT",
+        panel=_DOORS,
+        explained="Answer DNS, UDP and TCP: registries are at --advertise, all else is as --resolver says.",
+        unset="off",
+        example="0.0.0.0:53",
+        many=True,
+    ),
+    Option(
+        name="name",
+        parse=_host_name,
+        metavar="NAME",
+        panel=_DOORS,
+        explained="A host name of this proxy itself, for TLS to it; its addresses are known without.",
+        unset="the machine's own name",
+        example="cache.corp.test",
+        many=True,
+    ),
+    Option(
+        name="advertise",
+        parse=parse_ip,
+        metavar="ADDRESS",
+        panel=_DOORS,
+        explained="The address of this machine that --dns-listen gives for registries; one IPv4, one IPv6, or both.",
+        unset="the address of --dns-listen, if it is a single one",
+        example="10.0.0.5",
+        many=True,
+    ),
+    Option(
+        name="resolver",
+        parse=parse_ip,
+        metavar="ADDRESS",
+        panel=_DOORS,
+        explained=(
+            "A name server (port 53) that is asked in place of the system's, for registries and for --dns-listen. "
+            "Needed where the system's name server leads here."
+        ),
+        unset="the system's",
+        example="10.0.0.1",
+        many=True,
+    ),
+    Option(
         name="registry",
         parse=_registry,
         metavar="HOST[:PORT]",
@@ -254,6 +356,19 @@ _TABLE: Final = (
         unset="the built-in list alone",
         example="registry.corp.test:5050",
         many=True,
+    ),
+    Option(
+        name="discover",
+        parse=parse_switch,
+        metavar="/ --no-discover",
+        panel=_CERTIFICATES,
+        explained=(
+            "Open every host whose /v2/ answers like a registry, not the known ones alone. Clients that do not trust "
+            "the CA then cannot reach those hosts; the CA must be able to sign for any name."
+        ),
+        default="false",
+        example="true",
+        switch=True,
     ),
     Option(
         name="upstream_ca",
@@ -281,6 +396,89 @@ _TABLE: Final = (
         explained="The private key of --ca-cert: PEM without a password.",
         unset="generated in the data folder",
         example="/etc/pullthrough/ca-key.pem",
+    ),
+    Option(
+        name="mirror_htpasswd",
+        parse=_file,
+        metavar="FILE",
+        panel=_MIRROR,
+        explained="Names and passwords (htpasswd -B) of those who may pull from the mirror.",
+        unset="nobody has to log in",
+        example="/etc/pullthrough/htpasswd",
+    ),
+    Option(
+        name="mirror_network",
+        parse=parse_network,
+        metavar="CIDR",
+        panel=_MIRROR,
+        explained="A network whose clients may pull from the mirror without a password.",
+        unset="all private networks",
+        example="10.0.0.0/8",
+        many=True,
+    ),
+    Option(
+        name="mirror_credentials",
+        parse=_file,
+        metavar="FILE",
+        panel=_MIRROR,
+        explained=(
+            "A docker config.json of accounts whose rights all users of the mirror then share. Needs --mirror-htpasswd "
+            "or --mirror-network."
+        ),
+        unset="the mirror has what anybody may read",
+        example="/etc/pullthrough/docker.json",
+    ),
+    Option(
+        name="mirror_helper",
+        parse=_helper,
+        metavar="NAME",
+        panel=_MIRROR,
+        explained="The same from docker-credential-NAME, which is asked for each registry.",
+        unset="none",
+        example="ecr-login",
+    ),
+    Option(
+        name="allow",
+        parse=parse_glob,
+        metavar="GLOB",
+        panel=_FILTERS,
+        explained=(
+            "Serve only these: HOST or HOST/REPOSITORY, where * stands for a part of a name and ** for any number of "
+            "parts. Others are refused."
+        ),
+        unset="everything",
+        example="ghcr.io/team/**",
+        many=True,
+    ),
+    Option(
+        name="deny",
+        parse=parse_glob,
+        metavar="GLOB",
+        panel=_FILTERS,
+        explained="Refuse these, whatever --allow says.",
+        unset="nothing",
+        example="docker.io/evil/*",
+        many=True,
+    ),
+    Option(
+        name="cache_only",
+        parse=parse_glob,
+        metavar="GLOB",
+        panel=_FILTERS,
+        explained="Cache only these; others pass through uncached.",
+        unset="everything",
+        example="registry.corp.test",
+        many=True,
+    ),
+    Option(
+        name="bypass",
+        parse=parse_glob,
+        metavar="GLOB",
+        panel=_FILTERS,
+        explained="Never cache these, whatever --cache-only says.",
+        unset="nothing",
+        example="ghcr.io/team/nightly",
+        many=True,
     ),
     Option(
         name="auth_broker",

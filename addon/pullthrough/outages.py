@@ -23,7 +23,7 @@ from pullthrough.core.headers import Headers
 from pullthrough.core.routes import Kind, Route
 from pullthrough.guesses import Guesses
 from pullthrough.manifests import Manifests
-from pullthrough.messages import Answer, Repository, Request
+from pullthrough.messages import Answer, Repository, Request, refusal
 from pullthrough.realms import Realms
 from pullthrough.store import StoreError
 from pullthrough.trouble import Trouble
@@ -149,7 +149,6 @@ class Outages:
 
 
 def _unauthorized(challenge: list[str], message: str) -> Answer:
-    fields = [("Content-Type", ocierrors.CONTENT_TYPE), ("Docker-Distribution-Api-Version", "registry/2.0")]
-    fields += [("WWW-Authenticate", line) for line in challenge]
-    body = ocierrors.body(ocierrors.UNAUTHORIZED, f"pullthrough: {message}")
-    return Answer(401, Headers(fields), CacheStatus(detail=message), body)
+    fields = [("WWW-Authenticate", line) for line in challenge]
+    version = ("Docker-Distribution-Api-Version", "registry/2.0")
+    return refusal(401, ocierrors.UNAUTHORIZED, message, version, *fields)

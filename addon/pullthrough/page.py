@@ -1,4 +1,4 @@
-"""What the proxy says when it is asked itself: the first page, the CA, health and metrics.
+"""What the proxy says when it is asked itself: the first page, the CA, the script for clients, health and metrics.
 
 Responsible for requests made to us and not through us. Must not know registries' traffic.
 """
@@ -11,9 +11,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from email.utils import formatdate
 from typing import Final
 
 from pullthrough import __version__, metrics
+from pullthrough.clientsetup import SetupScript
 from pullthrough.core import ocierrors
 from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.core.headers import Headers
@@ -23,7 +25,7 @@ from pullthrough.messages import Answer
 from pullthrough.metrics import Metrics
 from pullthrough.store import Store, StoreError
 
-#: A Host field that may stand in the commands on the page: somebody will paste them into a shell.
+#: A Host field that may stand in commands, on the page and in the script: somebody's shell will read them.
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _PAGE: Final = """<!doctype html>
 <html lang="en">
@@ -38,41 +40,49 @@ pre {{ overflow-x: auto; padding: .7rem; border: 1px solid; border-radius: .3rem
 <h1>pullthrough {version}</h1>
 <p>A caching proxy for container registries. Status: <strong>{status}</strong>.</p>
 <h2>On a client</h2>
+<pre>curl -fsS {base}/setup.sh | sh -s -- docker</pre>
+<p>Or <code>containerd</code>, <code>podman</code>, <code>system</code>, <code>all</code>. It shows what it will change
+and asks first; <code>--uninstall</code> takes it back. By hand:</p>
 <pre>curl -fsS {base}/ca.pem -o pullthrough-ca.pem
 export HTTPS_PROXY={base}</pre>
 <p>Then trust <a href="/ca.pem">the CA</a>, SHA-256 fingerprint<br><code>{fingerprint}</code>.<br>
 On Debian and Ubuntu: copy it to <code>/usr/local/share/ca-certificates/pullthrough.crt</code>, run
 <code>update-ca-certificates</code>, and restart dockerd or containerd with the variable set.</p>
+<h2>As a mirror</h2>
+<p>{exposed}</p>
 <p><a href="/healthz">healthz</a> · <a href="/readyz">readyz</a> · <a href="/metrics">metrics</a></p>
 </html>
 """
 
 
 class Page:
-    """Answers GET and HEAD on our own paths.
+    """Answers GET and HEAD on our own paths. `ca_pem` is what clients have to trust now, one certificate or two.
 
     `ratelimit` has what each registry last said of its rate limit, `unreachable` the upstreams that do not
-    answer, with the time since when.
+    answer, with the time since when. `exposed` says who may read what from the mirror.
     """
 
     def __init__(
         self,
         *,
-        ca_pem: bytes,
-        fingerprint: str,
+        ca_pem: Callable[[], bytes],
+        fingerprint: Callable[[], str],
         health: Health,
         metrics: Metrics,
         store: Store,
         ratelimit: Callable[[], Mapping[str, Budget]] = dict,
         unreachable: Callable[[], Mapping[str, datetime]] = dict,
+        exposed: str = "",
     ) -> None:
         self._ca_pem = ca_pem
         self._fingerprint = fingerprint
+        self._setup = SetupScript()
         self._health = health
         self._metrics = metrics
         self._store = store
         self._ratelimit = ratelimit
         self._unreachable = unreachable
+        self._exposed = html.escape(exposed)
 
     async def answer(self, method: str, target: str, host: str) -> Answer:
         """The answer to a request made to us. `host` is the Host field, for the links on the page."""
@@ -82,7 +92,9 @@ class Page:
             case "/":
                 return _answer("text/html; charset=utf-8", self._first_page(host))
             case "/ca.pem":
-                return _answer("application/x-pem-file", self._ca_pem)
+                return _answer("application/x-pem-file", self._ca_pem())
+            case "/setup.sh":
+                return self._setup_script(host)
             case "/healthz":
                 return _json(self._condition())
             case "/readyz":
@@ -94,10 +106,17 @@ class Page:
             case _:
                 return _error(404, ocierrors.NAME_UNKNOWN, "this is a proxy: set HTTPS_PROXY to its address, see GET /")
 
+    def _setup_script(self, host: str) -> Answer:
+        if (base := _base(host)) is None:
+            return _error(400, ocierrors.UNSUPPORTED, "the Host field must be the name or address of this cache")
+        return _answer("text/x-shellscript; charset=utf-8", self._setup.of(base, self._ca_pem()))
+
     def _first_page(self, host: str) -> bytes:
-        base = html.escape(f"http://{host if _HOST.fullmatch(host) else 'CACHE:3128'}")
+        base = _base(host) or "http://CACHE:3128"
         status = html.escape(", ".join([self._health.status, *self._health.reasons.values()]))
-        page = _PAGE.format(version=__version__, status=status, base=base, fingerprint=self._fingerprint)
+        page = _PAGE.format(
+            version=__version__, status=status, base=base, fingerprint=self._fingerprint(), exposed=self._exposed
+        )
         return page.encode("utf-8", "backslashreplace")  # a path need not be text
 
     def _condition(self) -> dict[str, object]:
@@ -128,8 +147,13 @@ _SECURITY: Final = (
 )
 
 
+def _base(host: str) -> str | None:
+    return f"http://{host}" if _HOST.fullmatch(host) else None
+
+
 def _answer(content_type: str, body: bytes) -> Answer:
-    return Answer(200, Headers((("Content-Type", content_type), *_SECURITY)), CacheStatus(), body)
+    dated = ("Date", formatdate(usegmt=True))  # by it a client sees that its clock is wrong
+    return Answer(200, Headers((("Content-Type", content_type), dated, *_SECURITY)), CacheStatus(), body)
 
 
 def _json(value: object) -> Answer:

@@ -22,12 +22,13 @@ from pullthrough.blobs import Blobs
 from pullthrough.broker import Broker
 from pullthrough.core import credentials, ocierrors
 from pullthrough.core.cachestatus import CacheStatus
+from pullthrough.core.filters import Filters, Verdict
 from pullthrough.core.headers import Headers
 from pullthrough.core.routes import OWN_PATH, Kind, Route, classify
 from pullthrough.fetch import Source, repeated
 from pullthrough.limits import TOO_MANY_REQUESTS, Limits
 from pullthrough.manifests import Manifests, Spared
-from pullthrough.messages import Answer, Pass, Registry, Repository, Request
+from pullthrough.messages import Answer, Pass, Registry, Repository, Request, refusal
 from pullthrough.neighbours import Neighbours
 from pullthrough.outages import Outages
 from pullthrough.realms import Realms
@@ -60,6 +61,7 @@ class Pulls:
         outages: Outages,
         neighbours: Neighbours,
         trusted: Callable[[Registry], bool],
+        filters: Filters,
         offline: bool,
     ) -> None:
         self._upstream = upstream
@@ -73,6 +75,7 @@ class Pulls:
         self._outages = outages
         self._neighbours = neighbours
         self._trusted = trusted
+        self._filters = filters
         self._offline = offline
 
     async def answer(self, request: Request) -> Answer | Pass:
@@ -101,15 +104,20 @@ class Pulls:
             return await self._broker.answer(request, route.reference)
         if request.target.startswith(OWN_PATH):
             return Trouble("there is nothing at this path", code=404).refusal()
+        verdict = self._verdict(request, route)
+        if verdict is Verdict.REFUSE:
+            text = f"{Repository(request.registry, route.repository)} is not served by this proxy (--allow, --deny)"
+            return refusal(403, ocierrors.DENIED, text)
         if caller.credential.ours:
             return await self._outages.to_own_token(request, route, caller)
-        if route.kind not in (Kind.PING, Kind.MANIFEST, Kind.BLOB):
-            return Pass(CacheStatus(fwd="bypass", detail=route.kind))
-        if route.method not in _READS:
-            return Pass(CacheStatus(fwd="method"))
-        if request.misdirected:
-            return Pass(CacheStatus(fwd="bypass", detail="the Host field names another host than the connection"))
-        return await self._pull(request, route, caller)
+        past = _past_the_cache(request, route, verdict)
+        return await self._pull(request, route, caller) if past is None else Pass(past)
+
+    def _verdict(self, request: Request, route: Route) -> Verdict:
+        """The operator's word on this repository; what concerns none is not filtered."""
+        if not route.repository:
+            return Verdict.CACHE
+        return self._filters.verdict(request.registry.host, request.registry.port, route.repository)
 
     # -- reading, from the upstream or in its place
 
@@ -239,9 +247,20 @@ class Pulls:
             self._neighbours.learn(request.url, headers)
 
 
+def _past_the_cache(request: Request, route: Route, verdict: Verdict) -> CacheStatus | None:
+    """Why this is nothing for the cache; None if it is."""
+    if route.kind not in (Kind.PING, Kind.MANIFEST, Kind.BLOB):
+        return CacheStatus(fwd="bypass", detail=route.kind)
+    if route.method not in _READS:
+        return CacheStatus(fwd="method")
+    if verdict is Verdict.PASS:
+        return CacheStatus(fwd="bypass", detail="not to be cached (--cache-only, --bypass)")
+    if request.misdirected:
+        return CacheStatus(fwd="bypass", detail="the Host field names another host than the connection")
+    return None
+
+
 def _limited(pause: float) -> Answer:
     """Our own 429, while the upstream's holds."""
-    fields = (("Content-Type", ocierrors.CONTENT_TYPE), ("Retry-After", str(math.ceil(pause))))
-    text = f"pullthrough: the registry's rate limit is used up; it asked to wait {pause:.0f} s more"
-    body = ocierrors.body(ocierrors.TOOMANYREQUESTS, text)
-    return Answer(TOO_MANY_REQUESTS, Headers(fields), CacheStatus(detail="rate limit"), body)
+    text = f"the registry's rate limit is used up; it asked to wait {pause:.0f} s more"
+    return refusal(TOO_MANY_REQUESTS, ocierrors.TOOMANYREQUESTS, text, ("Retry-After", str(math.ceil(pause))))

@@ -27,6 +27,7 @@ from pullthrough.guard import ForbiddenAddressError, Guard
 from pullthrough.lookups import Ground, Lookups
 from pullthrough.parent import ParentProxies, ParentProxy
 from pullthrough.probes import Answers, Probes
+from pullthrough.resolver import Resolver
 from pullthrough.sessions import Patience, not_below, session
 
 #: Redirects that a request may follow. Registries need one, two behind some CDNs.
@@ -157,6 +158,7 @@ class Upstream:
         guard: Guard,
         agent: str,
         breaker: Breaker | None = None,
+        resolver: Resolver | None = None,
         offline: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -170,7 +172,7 @@ class Upstream:
         self._breaker = breaker or Breaker(clock, functools.partial(datetime.now, UTC))
         self._probes = Probes(self._breaker.opened, sleep)
         self._answers = Answers(clock)
-        self._lookups = Lookups(guard)
+        self._lookups = Lookups(guard, resolver or Resolver())
         made = functools.partial(
             session, tls=tls, lookups=self._lookups, connect=timeouts.connect, stall=timeouts.stall
         )

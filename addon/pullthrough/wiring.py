@@ -14,30 +14,42 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from mitmproxy import ctx, master, options
 from mitmproxy.addons import core, proxyserver, tlsconfig
+from mitmproxy.proxy.mode_specs import DnsMode, ProxyMode, RegularMode
+from mitmproxy_rs.dns import get_system_dns_servers
 
 from pullthrough import __version__, config, installation, logs, trust
 from pullthrough.addon import PullthroughAddon
+from pullthrough.authority import establish
 from pullthrough.breaker import Breaker
-from pullthrough.ca import Authority
+from pullthrough.ca import CAError
 from pullthrough.config import Settings
-from pullthrough.core.registries import Registries, parse_entry
+from pullthrough.core.registries import BUILTIN, Registries, parse_entry
+from pullthrough.discovery import Discovery
 from pullthrough.door import Door
+from pullthrough.gate import Gate
 from pullthrough.guard import Guard, GuardedEventLoop
 from pullthrough.health import Health
 from pullthrough.inside import Inside
+from pullthrough.keyring import Keyring
 from pullthrough.layers import Connections
 from pullthrough.leaves import LeafContexts
+from pullthrough.logins import Logins
 from pullthrough.messages import Registry
 from pullthrough.metrics import Metrics
+from pullthrough.mirror import Mirror
+from pullthrough.modes import RedirectMode, SniMode, spec
+from pullthrough.nameserver import NameServer
+from pullthrough.options import Address
 from pullthrough.page import Page
 from pullthrough.parent import ParentProxies
+from pullthrough.resolver import Resolver
 from pullthrough.sending import Sender
 from pullthrough.store import Store
 from pullthrough.upstream import Timeouts, Upstream
@@ -55,6 +67,8 @@ _MITMPROXY: Final = {
 }
 
 
+#: Seconds between two looks at the CA's files and dates.
+_CA_WATCH: Final = 3600.0
 #: Open files that are not clients': the index in each thread, listeners, fills.
 _OWN_FILES: Final = 256
 
@@ -62,18 +76,20 @@ _OWN_FILES: Final = 256
 class App:
     """Everything that serves, for one event loop. Make it inside that loop."""
 
-    def __init__(self, settings: Settings, guard: Guard) -> None:
+    def __init__(self, settings: Settings, guard: Guard, resolver: Resolver) -> None:
         # 1. what is known before anybody asks
         self.settings = settings
         self.guard = guard
         self.started = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
         self.health = Health()
-        self.authority = load_authority(settings)
+        self.authority = establish(settings, _now)
         self._leaving = contextlib.ExitStack()
         self.trust_file = _trust_file(settings, self._leaving)
         if settings.offline:
             self.health.degraded("offline", "started with --offline: nothing leaves this proxy")
-        self.registries = Registries(parse_entry(text) for text in settings.registry)
+        permitted = [known for known in BUILTIN if self.authority.permits(known.pattern)]
+        self.registries = Registries((parse_entry(text) for text in settings.registry), permitted)
         self.parents = ParentProxies(os.environ)
         metrics = Metrics()
         # 2. what is behind the doors
@@ -85,6 +101,7 @@ class App:
             guard=guard,
             agent=f"pullthrough/{__version__}",
             breaker=breaker,
+            resolver=resolver,
             offline=settings.offline,
         )
         self.store = Store(settings.data_dir / "store", settings.size, self.health)
@@ -98,21 +115,24 @@ class App:
         )
         # 3. what it says of itself
         page = Page(
-            ca_pem=self.authority.certificate_pem,
-            fingerprint=self.authority.fingerprint,
+            ca_pem=lambda: self.authority.certificate_pem,
+            fingerprint=lambda: self.authority.fingerprint,
             health=self.health,
             metrics=metrics,
             store=self.store,
             ratelimit=lambda: self.inside.limits.budgets,
             unreachable=breaker.failing,
+            exposed=_exposed(settings),
         )
         metrics.watch(
             degraded=lambda: float(bool(self.health.reasons)),
             flights=lambda: float(len(self.inside.flights)),
             breakers=lambda: float(breaker.count()),
+            expiry=self.authority.expires_in,
             size=settings.size,
         )
-        # 4. the front door
+        # 4. the front doors
+        keyring = Keyring.load(settings.mirror_credentials, settings.mirror_helper)
         connections = Connections(lambda: ctx.master.addons.get("proxyserver").connections)
         self.sender = Sender(connections.writer)
         self.door = Door(
@@ -124,11 +144,21 @@ class App:
             metrics=metrics,
             connections=connections,
             limit=_most_connections(),
+            own_names=frozenset(name for name in _own_names(settings) if self.authority.permits(name)),
+            discovery=self._discovery(upstream),
             offline=settings.offline,
         )
         self.addon = PullthroughAddon(
             registries=self.registries,
             pulls=self.inside.pulls,
+            mirror=Mirror(
+                pulls=self.inside.pulls,
+                upstream=upstream,
+                registries=self.registries,
+                gate=Gate(settings.mirror_htpasswd, settings.mirror_network),
+                passwords=settings.mirror_htpasswd is not None,
+                logins=Logins(self.inside.pulls, upstream, keyring, time.monotonic),
+            ),
             page=page,
             sender=self.sender,
             connections=connections,
@@ -139,10 +169,12 @@ class App:
             offline=settings.offline,
         )
 
+        self.names = NameServer(self.registries, settings.advertise, _name_server(settings, resolver))
+
     @property
     def addons(self) -> list[object]:
         """Mitmproxy finds them here, and lets every hook reach them in this order, and this object last."""
-        return [self.door, self.sender, self.addon]
+        return [self.door, self.names, self.sender, self.addon]
 
     # -- mitmproxy's hooks for the life of the whole
 
@@ -152,16 +184,39 @@ class App:
         self.guard.listening((address[0], address[1]) for address in addresses)
         if not self.settings.offline:
             self._forget_ourselves_as_parent()
+        self._watching = asyncio.create_task(self._watch_the_ca(), name="ca")
         self.started.set()
 
     async def done(self) -> None:
         """The end: fills stop, partials stay."""
+        if self._watching is not None:
+            self._watching.cancel()
         await self.inside.aclose()
         await self.store.aclose()
         self._leaving.close()
 
+    def _discovery(self, upstream: Upstream) -> Discovery | None:
+        if not self.settings.discover or self.settings.offline:
+            return None
+        return Discovery(self.registries, upstream, self.inside.facts, time.monotonic)
+
     def _named_by_operator(self, registry: Registry) -> bool:
         return self.registries.named_by_operator(registry.host, registry.port)
+
+    async def _watch_the_ca(self) -> None:
+        """Take note of a rotation, and say in time that one is due."""
+        if self.authority.succession is not None:
+            log.info("a new CA takes over on %s: clients have to trust both of /ca.pem", self.authority.succession)
+        while True:
+            try:
+                await asyncio.to_thread(self.authority.refresh)
+            except CAError as error:
+                log.error("%s", error)  # noqa: TRY400  # a sentence for the operator
+            if warning := self.authority.expiry_warning():
+                self.health.degraded("ca", warning)
+            else:
+                self.health.recovered("ca")
+            await asyncio.sleep(_CA_WATCH)
 
     def _forget_ourselves_as_parent(self) -> None:
         """HTTPS_PROXY is set on this machine for its own builds: then it names us, and we would ask ourselves."""
@@ -188,6 +243,39 @@ class _UpstreamTls:
         self._addon.tls_start_server(start)
 
 
+def _exposed(settings: Settings) -> str:
+    """What the mirror gives, and to whom, for those who look after it."""
+    accounts = settings.mirror_credentials is not None or settings.mirror_helper is not None
+    what = "what this proxy's own accounts at registries may read" if accounts else "what anybody may read"
+    who = [f"clients in {network}" for network in settings.mirror_network]
+    who += ["clients with a name and a password of this mirror"] if settings.mirror_htpasswd is not None else []
+    whom = ", ".join(who) or "everybody who reaches this port"
+    return f"The mirror endpoint, /v2/, gives {what} to {whom}. Clients' own credentials do not go further."
+
+
+def _own_names(settings: Settings) -> list[str]:
+    """What this proxy is called, for TLS to it."""
+    return [*settings.name, "localhost", socket.gethostname().lower(), *map(str, settings.advertise)]
+
+
+def _name_server(settings: Settings, resolver: Resolver) -> str | None:
+    """Whom our own name server asks for what it does not know itself."""
+    if settings.offline or not settings.dns_listen:
+        return None
+    return resolver.servers[0] if resolver.servers else next(iter(get_system_dns_servers()), None)
+
+
+def _modes(settings: Settings) -> list[str]:
+    """How mitmproxy is told what to listen on."""
+    doors: list[tuple[type[ProxyMode], Iterable[Address]]] = [
+        (RegularMode, (settings.listen,)),
+        (SniMode, settings.tls_listen),
+        (RedirectMode, settings.transparent_listen),
+        (DnsMode, settings.dns_listen),
+    ]
+    return [spec(mode, address) for mode, addresses in doors for address in addresses]
+
+
 def _most_connections() -> int:
     """How many clients may be connected, by the open files that we may have. Raises the soft limit to the hard one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -200,13 +288,6 @@ def _most_connections() -> int:
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def load_authority(settings: Settings) -> Authority:
-    """The operator's CA if there is one, else ours, made at first start. CAError if it cannot be used."""
-    if settings.ca_cert is not None and settings.ca_key is not None:
-        return Authority.load(settings.ca_cert, settings.ca_key, now=_now)
-    return Authority.load_or_create(settings.ca_dir, now=_now)
 
 
 def _trust_file(settings: Settings, leaving: contextlib.ExitStack) -> Path:
@@ -226,13 +307,14 @@ def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; the exit code. Raises CAError and TrustError before anything listens."""
     logs.configure(settings.log_format, settings.log_level)
     guard = Guard()
-    with asyncio.Runner(loop_factory=lambda: GuardedEventLoop(guard)) as runner:
-        return runner.run(_serve(settings, guard))
+    resolver = Resolver([str(address) for address in settings.resolver])
+    with asyncio.Runner(loop_factory=lambda: GuardedEventLoop(guard, resolver.find)) as runner:
+        return runner.run(_serve(settings, guard, resolver))
 
 
-async def _serve(settings: Settings, guard: Guard) -> int:
-    app = App(settings, guard)
-    opts = options.Options(mode=[f"regular@{settings.listen.host}:{settings.listen.port}"])
+async def _serve(settings: Settings, guard: Guard, resolver: Resolver) -> int:
+    app = App(settings, guard, resolver)
+    opts = options.Options(mode=_modes(settings))
     proxy = master.Master(opts)
     server = proxyserver.Proxyserver()
     app.door.name = "nextlayer"  # type: ignore[attr-defined]  # mitmproxy warns if nobody has that role
@@ -242,16 +324,24 @@ async def _serve(settings: Settings, guard: Guard) -> int:
     running = asyncio.create_task(proxy.run(), name="mitmproxy")
     with _stopping(stop):
         await _first(stop, running, app.started.wait())
-        addresses = ", ".join(f"{host}:{port}" for host, port, *_ in server.listen_addrs())
-        if addresses:
+        faults = _not_listening(server)
+        if stop.is_set() or not faults:
+            addresses = ", ".join(f"{host}:{port}" for host, port, *_ in server.listen_addrs())
             log.info("listening on %s; CA fingerprint %s", addresses, app.authority.fingerprint)
             await _first(stop, running)
             await _drain(app, server, settings.shutdown_grace, stop)
-        else:
-            log.error("cannot listen on %s:%s; choose another address or port with --listen", *settings.listen)
+        for fault in faults:
+            log.error("cannot listen: %s; choose another address or port", fault)
     proxy.shutdown()
     await running
-    return 0 if addresses else 1
+    return 1 if faults else 0
+
+
+def _not_listening(server: proxyserver.Proxyserver) -> list[str]:
+    """What is wrong with doors that are not open. Ports below 1024 need a right."""
+    hint = "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+    failed = [door.last_exception for door in server.servers if door.last_exception is not None]
+    return [f"{error}{hint if isinstance(error, PermissionError) else ''}" for error in failed]
 
 
 async def _first(stop: asyncio.Event, *others: Any) -> None:
@@ -293,6 +383,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> list[object]:
 
     mitmdump brings its own listener, log and event loop: `--listen` and the log settings are not used.
     """
-    app = App(config.load({}, environ, None), Guard())
+    settings = config.load({}, environ, None)
+    app = App(settings, Guard(), Resolver([str(address) for address in settings.resolver]))
     ctx.options.update(**_MITMPROXY, ssl_verify_upstream_trusted_ca=str(app.trust_file))
     return [app]

@@ -24,7 +24,7 @@ from lab.tokens import TokenServer
 
 #: Rights are asked for anew after a moment, and nobody is waited for very long.
 BRISK = ("--grant-ttl", "1s", "--connect-timeout", "3s", "--first-byte-timeout", "3s", "--log-level", "debug")
-IMPATIENT = ("--stall-timeout", "1s", "--first-byte-timeout", "2s", "--connect-timeout", "3s")
+IMPATIENT = ("--stall-timeout", "1s", "--first-byte-timeout", "4s", "--connect-timeout", "5s")
 
 
 @pytest.fixture(scope="session")

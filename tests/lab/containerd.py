@@ -20,8 +20,10 @@ CONTENT = "io.containerd.content.v1.content"
 class Containerd(Engine):
     """One containerd. `ctr` and `cri` are its clients; what one has fetched may save the other a request."""
 
-    def __init__(self, folder: Path, proxy_url: str | None, *ca_files: Path) -> None:
+    def __init__(self, folder: Path, proxy_url: str | None, *ca_files: Path, hosts: Path | None = None) -> None:
+        """`hosts` is a folder of HOST/hosts.toml, as /etc/containerd/certs.d."""
         self._binary = need("ctr")
+        self._hosts = hosts
         super().__init__("containerd", folder, proxy_url, *ca_files)
         self.ctr = Ctr(self)
         self.cri = Cri(self)
@@ -50,6 +52,11 @@ class Containerd(Engine):
         path = self.place / "data" / CONTENT / "blobs" / "sha256" / hexadecimal
         return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == hexadecimal
 
+    def _registry(self) -> str:
+        if self._hosts is None:
+            return ""
+        return f'[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "{self._hosts}"\n'
+
     def _flags(self) -> list[str]:
         config = self.place / "config.toml"
         config.write_text(
@@ -62,7 +69,7 @@ address = "{self.socket}"
 path = "{self.place}/opt"
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "{SNAPSHOTTER}"
-"""
+{self._registry()}"""
         )
         return ["--config", str(config)]
 

@@ -6,6 +6,7 @@ command line has them too. It keeps images and runs nothing: no bridge, no forwa
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab.clients import Result
@@ -19,8 +20,10 @@ NO_NETWORK = ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-fo
 class Docker(Engine):
     """One dockerd with one user of it."""
 
-    def __init__(self, folder: Path, proxy_url: str | None, *ca_files: Path) -> None:
+    def __init__(self, folder: Path, proxy_url: str | None, *ca_files: Path, mirrors: Sequence[str] = ()) -> None:
+        """`mirrors` are URLs of mirrors of Docker Hub."""
         self._binary = need("docker", first="/usr/bin")  # others of that name may be clients of something else
+        self._mirrors = mirrors
         super().__init__("dockerd", folder, proxy_url, *ca_files)
 
     def run(self, *arguments: str, config: str = "docker") -> Result:
@@ -88,4 +91,5 @@ class Docker(Engine):
     def _flags(self) -> list[str]:
         places = ["--data-root", f"{self.place}/data", "--exec-root", f"{self.place}/exec"]
         places += ["--pidfile", f"{self.place}/pid", "--host", f"unix://{self.socket}"]
+        places += [f"--registry-mirror={url}" for url in self._mirrors]
         return [*places, "--storage-driver", "vfs", *NO_NETWORK]

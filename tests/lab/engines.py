@@ -1,5 +1,6 @@
 """The container engines of one test: each a daemon of its own, behind the proxy that it is given."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab.containerd import Containerd
@@ -14,13 +15,13 @@ class Engines:
         self._folder = folder
         self._made: list[Engine] = []
 
-    def docker(self, proxy_url: str | None, *ca_files: Path) -> Docker:
+    def docker(self, proxy_url: str | None, *ca_files: Path, mirrors: Sequence[str] = ()) -> Docker:
         """A dockerd behind this proxy that trusts these CAs and no other."""
-        return self._start(Docker(self._home("docker"), proxy_url, *ca_files))
+        return self._start(Docker(self._home("docker"), proxy_url, *ca_files, mirrors=mirrors))
 
-    def containerd(self, proxy_url: str | None, *ca_files: Path) -> Containerd:
+    def containerd(self, proxy_url: str | None, *ca_files: Path, hosts: Path | None = None) -> Containerd:
         """A containerd behind this proxy that trusts these CAs and no other."""
-        return self._start(Containerd(self._home("containerd"), proxy_url, *ca_files))
+        return self._start(Containerd(self._home("containerd"), proxy_url, *ca_files, hosts=hosts))
 
     def end(self) -> None:
         """End them all, the last one first."""

@@ -12,7 +12,7 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +75,13 @@ class Chosen:
     brokered: bool = True
     offline: bool = False
     patience: float = PATIENCE
+    #: Flags of any other setting.
+    more: Mapping[str, object] = field(default_factory=dict)
 
     def settings(self) -> Settings:
         """With the defaults for all else."""
         return dataclasses.replace(
-            config.load({"data_dir": "/nowhere"}, {}),
+            config.load({"data_dir": "/nowhere", **self.more}, {}),
             grant_ttl=self.grant_ttl,
             offline_grace=self.grace,
             max_stale=self.max_stale,

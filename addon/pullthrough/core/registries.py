@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 DEFAULT_PORT = 443
+#: Registries that may be found: clients choose what is looked at.
+MAX_FOUND = 1024
 
 
 class Known(NamedTuple):
@@ -184,6 +186,11 @@ class _Table:
             else:
                 self._plain.add((entry.host, entry.port))
 
+    def names(self, host: str) -> bool:
+        """Is there an entry for `host` on any port?"""
+        ports = {port for _, port in self._plain} | {port for _, port in self._patterns}
+        return any((host, port) in self for port in ports)
+
     def __contains__(self, asked: tuple[str, int]) -> bool:
         host, port = asked
         # Lower-casing maps some foreign letters to ASCII ones, so those must not come that far.
@@ -209,10 +216,20 @@ class Registries:
     def __init__(self, entries: Iterable[Entry] = (), builtin: Iterable[Known] = BUILTIN) -> None:
         self._named = _Table(entries)
         self._builtin = _Table(Entry(known.pattern) for known in builtin)
+        self._found: set[tuple[str, int]] = set()
 
     def covers(self, host: str, port: int) -> bool:
         """Whether this is a registry; `host` in any case, with or without brackets and trailing dot."""
-        return (host, port) in self._builtin or (host, port) in self._named
+        return (host, port) in self._builtin or (host, port) in self._named or (host, port) in self._found
+
+    def found(self, host: str, port: int) -> None:
+        """A host that nobody named turned out to be a registry; in canonical form. Beyond a bound they stay unknown."""
+        if len(self._found) < MAX_FOUND:
+            self._found.add((host, port))
+
+    def names(self, host: str) -> bool:
+        """Whether there is a registry of this name, on whatever port."""
+        return self._builtin.names(host) or self._named.names(host)
 
     def named_by_operator(self, host: str, port: int) -> bool:
         """Whether the operator's own entries cover it, whatever the built-in list says."""

@@ -13,6 +13,7 @@ from lab.faults import Fault
 from lab.inside import Got, Inside
 from lab.journal import Request
 from lab.logins import BOB, WRONG, bearer
+from lab.mirrors import mirror_of
 from lab.outages import APP, BLOB, OTHER, STRANGE, V1, get, seen
 from pullthrough.addon import PullthroughAddon
 from pullthrough.core.registries import Registries, parse_entry
@@ -122,10 +123,12 @@ async def test_a_401_to_head_has_no_body(proxy: Inside, alice: str) -> None:
     proxy.fake.stop()
     guard, parents, metrics = Guard(), ParentProxies({}), Metrics()
     connections = Connections(dict)
-    page = Page(ca_pem=b"", fingerprint="", health=Health(), metrics=metrics, store=proxy.store)
+    page = Page(ca_pem=bytes, fingerprint=str, health=Health(), metrics=metrics, store=proxy.store)
+    registries = Registries([parse_entry(proxy.registry.authority)])
     addon = PullthroughAddon(
-        registries=Registries([parse_entry(proxy.registry.authority)]),
+        registries=registries,
         pulls=proxy.pulls,
+        mirror=mirror_of(proxy, registries),
         page=page,
         sender=Sender(connections.writer),
         connections=connections,
