@@ -402,4 +402,4 @@ def test_a_table_that_names_no_setting_is_refused(file: Path, text: str) -> None
 @pytest.mark.parametrize("name", ["mirror_credentials", "mirror_helper"])
 def test_credentials_are_not_for_everybody(name: str, samples: dict[str, str]) -> None:
     assert "--mirror-htpasswd" in refusal({name: samples[name]}, HOME)
-    assert load({name: samples[name], "mirror_network": ["10.0.0.0/8"]}, HOME)
+    assert load({name: samples[name], "mirror_network": ["10.0.0.0/8"]}, HOME).mirror_network
