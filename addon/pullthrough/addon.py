@@ -26,6 +26,7 @@ from pullthrough.layers import ABSOLUTE, GATHERED, TO_US, Connections, error_res
 from pullthrough.messages import Answer, Pass, Registry, Request, refusal
 from pullthrough.metrics import Metrics
 from pullthrough.mirror import Mirror
+from pullthrough.modes import SniMode
 from pullthrough.page import Page
 from pullthrough.parent import ParentProxies
 from pullthrough.pulls import Pulls
@@ -113,6 +114,9 @@ class PullthroughAddon:
             self._forward(flow, registry)
             return
         request = _request(flow, registry)
+        if request.misdirected and isinstance(flow.client_conn.proxy_mode, SniMode):  # RFC 9110 section 15.5.20
+            flow.response = error_response(421, f"this connection leads to {registry.authority}, and to no other port")
+            return
         exchange = _Exchange(request, CacheStatus(fwd="bypass"), time.monotonic())
         flow.metadata[_EXCHANGE] = exchange
         self._began(flow)

@@ -20,7 +20,6 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import ClientTLSLayer
 from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.proxy.layers.tls import parse_client_hello
-from mitmproxy.proxy.mode_specs import DnsMode
 from mitmproxy.tls import TlsData
 from OpenSSL import SSL
 
@@ -31,7 +30,7 @@ from pullthrough.guard import Guard, is_loopback, is_private_client
 from pullthrough.layers import TUNNEL, Close, Connections, Http, TunnelCount, error_response, tunnel
 from pullthrough.leaves import LeafContexts
 from pullthrough.metrics import Metrics
-from pullthrough.modes import RedirectMode, SniMode
+from pullthrough.modes import NamesMode, RedirectMode, SniMode
 from pullthrough.neighbours import Neighbours
 from pullthrough.parent import ParentProxies
 
@@ -42,6 +41,8 @@ _TLS_PREFIX: Final = 3
 #: Bytes within which a client has to say where it wants to go.
 _MAX_HELLO: Final = 64 << 10
 _HOST_FIELD: Final = re.compile(rb"\r\nhost:[ \t]*(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]+)?[ \t]*\r\n", re.IGNORECASE)
+#: Of HTTP, whole or its beginning. Other protocols begin with capitals as well: `SSH-2.0-`.
+_METHOD: Final = re.compile(rb"[A-Z]{3,20}(?: |$)")
 #: Hosts that are remembered as already hinted at or warned about.
 _MAX_TOLD: Final = 1024
 
@@ -75,6 +76,7 @@ class Door:
         self._guard = guard
         self._parents = parents
         self._metrics = metrics
+        self._clients: set[str] = set()
         self._tunnels: dict[str, TunnelCount] = {}
         self._told: dict[tuple[str, str], None] = {}
 
@@ -85,12 +87,17 @@ class Door:
         if not is_private_client(client.peername[0]):
             client.error = "pullthrough serves loopback and private networks only"
             self._tell_once("public", client.peername[0], "is a client with a public address: refused")
-        elif len(self._connections) > self._limit:  # each may need three descriptors: itself, an upstream, a blob
+        elif client.transport_protocol == "udp":
+            return  # a question, which is bounded elsewhere
+        elif len(self._clients) >= self._limit:  # each may need three descriptors: itself, an upstream, a blob
             client.error = "too many connections"
             self._tell_once("crowd", "a client", f"was refused: more than {self._limit} connections (ulimit -n)")
+        else:
+            self._clients.add(client.id)
 
     def client_disconnected(self, client: connection.Client) -> None:
         """Its sockets are closed. If it was a tunnel, this is its only log line."""
+        self._clients.discard(client.id)
         self._connections.close_remains(client)
         tunnel = self._tunnels.pop(client.id, None)
         if tunnel is not None:
@@ -176,7 +183,7 @@ class Door:
         """A registry's CONNECT: TLS, plain HTTP (a registry without TLS), or something that is only passed on."""
         if starts_like_tls_record(data):
             return _opened(context)
-        if data[:3].isalpha() and data[:3].isupper():
+        if _METHOD.match(data):
             return Http(context, HTTPMode.transparent)
         return self._passed_on(context)
 
@@ -190,7 +197,9 @@ class Door:
             return Close(context)
         if name in self._own_names:
             return ClientTLSLayer(context)
-        for registry in ((name, port), (name, 443)):  # the port may be another outside (containers publish ports)
+        # Outside the port may be another (containers publish ports), unless it is one that registries have.
+        ports = (port,) if self._registries.on_port(port) else (port, 443)
+        for registry in ((name, each) for each in ports):
             if await self._is_registry(context.client, *registry):
                 context.server.address = registry
                 return _opened(context)
@@ -272,7 +281,7 @@ class Door:
         if data.server.address is None or data.server.via is not None:
             return
         host, port = data.server.address[:2]
-        if isinstance(data.client.proxy_mode, DnsMode):  # the operator's resolver, often on this machine
+        if isinstance(data.client.proxy_mode, NamesMode):  # the operator's resolver, often on this machine
             data.server.error = self._guard.objection(host, port)
             return
         if any((proxy.host, proxy.port) == (host, port) for proxy in self._parents):
@@ -284,7 +293,7 @@ class Door:
         address, peer = data.server.address, data.server.peername
         if address is None or peer is None or data.server.via is not None:
             return
-        if isinstance(data.client.proxy_mode, DnsMode):
+        if isinstance(data.client.proxy_mode, NamesMode):
             return
         if any((proxy.host, proxy.port) == address[:2] for proxy in self._parents):
             return
@@ -340,7 +349,7 @@ def _hello(data: bytes) -> _Hello | None:
 
 def _head(data: bytes) -> _Hello | None:
     """Of plain HTTP, or of anything else that is no TLS; None while more is to come."""
-    if not (data[:3].isalpha() and data[:3].isupper()):
+    if not _METHOD.match(data):
         return _Hello()
     if b"\r\n\r\n" not in data and len(data) <= _MAX_HELLO:
         return None

@@ -249,9 +249,6 @@ class Connections:
     def __init__(self, handlers: Callable[[], Mapping[Any, ConnectionHandler]]) -> None:
         self._handlers = handlers
 
-    def __len__(self) -> int:
-        return len(self._handlers())
-
     def writer(self, client: Client) -> asyncio.StreamWriter | None:
         """Where bytes for `client` are written; None if it is gone."""
         handler = self._handlers().get(client.id)

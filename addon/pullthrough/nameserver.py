@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _TTL: Final = 60
 _PORT: Final = 53
 #: What a client could connect by. RFC 9460 records would lead past our addresses, or to a protocol that we lack.
-_ADDRESSES: Final = (types.A, types.AAAA, types.HTTPS, types.SVCB)
+_ADDRESSES: Final = (types.A, types.AAAA, types.HTTPS, types.SVCB, types.ANY)
 
 
 class NameServer:
@@ -49,7 +49,9 @@ class NameServer:
 
     def _answers(self, question: dns.Question) -> list[dns.ResourceRecord]:
         """Our address, or nothing: with an address of the registry's own, a client would go past us."""
-        address = self._records.get(question.type)
-        if address is None:
-            return []
-        return [dns.ResourceRecord(question.name, question.type, question.class_, _TTL, address.packed)]
+        asked = self._records if question.type == types.ANY else (question.type,)
+        return [
+            dns.ResourceRecord(question.name, kind, question.class_, _TTL, address.packed)
+            for kind, address in self._records.items()
+            if kind in asked
+        ]

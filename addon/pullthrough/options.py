@@ -337,7 +337,7 @@ _TABLE: Final = (
         metavar="ADDRESS",
         panel=_DOORS,
         explained=(
-            "A name server (port 53) that is asked in place of the system's, for registries and for --dns-listen. "
+            "A name server (port 53) that is asked in place of the system's; the first one also for --dns-listen. "
             "Needed where the system's name server leads here."
         ),
         unset="the system's",

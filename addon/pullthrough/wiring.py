@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from mitmproxy import ctx, master, options
 from mitmproxy.addons import core, proxyserver, tlsconfig
-from mitmproxy.proxy.mode_specs import DnsMode, ProxyMode, RegularMode
+from mitmproxy.proxy.mode_specs import ProxyMode, RegularMode
 from mitmproxy_rs.dns import get_system_dns_servers
 
 from pullthrough import __version__, config, installation, logs, trust
@@ -44,7 +44,7 @@ from pullthrough.logins import Logins
 from pullthrough.messages import Registry
 from pullthrough.metrics import Metrics
 from pullthrough.mirror import Mirror
-from pullthrough.modes import RedirectMode, SniMode, spec
+from pullthrough.modes import NamesMode, RedirectMode, SniMode, spec
 from pullthrough.nameserver import NameServer
 from pullthrough.options import Address
 from pullthrough.page import Page
@@ -271,7 +271,7 @@ def _modes(settings: Settings) -> list[str]:
         (RegularMode, (settings.listen,)),
         (SniMode, settings.tls_listen),
         (RedirectMode, settings.transparent_listen),
-        (DnsMode, settings.dns_listen),
+        (NamesMode, settings.dns_listen),
     ]
     return [spec(mode, address) for mode, addresses in doors for address in addresses]
 

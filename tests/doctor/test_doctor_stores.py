@@ -193,14 +193,14 @@ def _config(path: str) -> str:
     ("folder", "registry"),
     [
         (f"/etc/containers/certs.d/{REGISTRY}", REGISTRY),
-        (f"/home/me/.config/containers/certs.d/{REGISTRY}", REGISTRY),
+        (f"/home/someone/.config/containers/certs.d/{REGISTRY}", REGISTRY),
         (f"/etc/docker/certs.d/{REGISTRY}", REGISTRY),
         ("/etc/containers/certs.d/docker.io", "docker.io"),
     ],
 )
 def test_podman_has_three_folders(patient: Patient, folder: str, registry: str) -> None:
     patient.write("/etc/containers/policy.json", "{}")
-    case = patient.case({"HOME": "/home/me"}, registry=registry)
+    case = patient.case({"HOME": "/home/someone"}, registry=registry)
     finding = stores.podman(case)
     assert (finding.verdict, finding.remedy) == (Verdict.FAILED, f"{SETUP} podman")
     patient.write(f"{folder}/ca.crt", patient.ca_pem)

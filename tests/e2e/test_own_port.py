@@ -89,12 +89,13 @@ def test_plain_http_to_itself_through_itself_is_refused(fake_proxy: Proxy) -> No
     assert (answer.status, answer.message.startswith("pullthrough: ")) == (403, True)
 
 
-def test_a_registrys_name_in_the_host_field_of_a_request_to_itself_leads_nowhere(
+def test_a_registrys_name_in_the_host_field_of_a_request_to_itself_does_not_lead_there(
     fake: FakeRegistry, fake_proxy: Proxy
 ) -> None:
-    answer = ask(fake_proxy, "GET", "/v2/", Host=fake.host)
+    """The mirror goes by the path and `ns` alone."""
+    answers = [ask(fake_proxy, "GET", path, Host=fake.host).status for path in ("/v2/", "/v2/_catalog", "/other")]
 
-    assert answer.status == 404
+    assert answers == [200, 404, 404]
     assert fake.journal.requests() == []
 
 

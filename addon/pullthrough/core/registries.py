@@ -188,8 +188,11 @@ class _Table:
 
     def names(self, host: str) -> bool:
         """Is there an entry for `host` on any port?"""
-        ports = {port for _, port in self._plain} | {port for _, port in self._patterns}
-        return any((host, port) in self for port in ports)
+        return any((host, port) in self for port in self.ports())
+
+    def ports(self) -> set[int]:
+        """Those of all entries."""
+        return {port for _, port in self._plain} | {port for _, port in self._patterns}
 
     def __contains__(self, asked: tuple[str, int]) -> bool:
         host, port = asked
@@ -230,6 +233,10 @@ class Registries:
     def names(self, host: str) -> bool:
         """Whether there is a registry of this name, on whatever port."""
         return self._builtin.names(host) or self._named.names(host)
+
+    def on_port(self, port: int) -> bool:
+        """Whether there is a registry on this port, of whatever name."""
+        return port in self._builtin.ports() or port in self._named.ports()
 
     def named_by_operator(self, host: str, port: int) -> bool:
         """Whether the operator's own entries cover it, whatever the built-in list says."""
