@@ -58,7 +58,8 @@ class Logins:
     async def answered(self, repository: Repository, fields: Headers, client: str) -> str | None:
         """The Authorization with which to try again after a 401 with these fields; None if there is no other."""
         spent = self._kept.pop(repository, None)
-        login = await self._keyring.credential(repository.registry.authority)
+        secure = repository.registry.scheme == "https"  # nobody's password goes over the wire in the clear
+        login = await self._keyring.credential(repository.registry.authority) if secure else None
         for challenge in _challenges(fields):
             if challenge.scheme.lower() == "basic" and login is not None and not login.identity:
                 return self._keep(repository, _basic(login), _LONGEST_LIFE, spent)

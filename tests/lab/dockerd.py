@@ -26,11 +26,12 @@ class Docker(Engine):
         self._mirrors = mirrors
         super().__init__("dockerd", folder, proxy_url, *ca_files)
 
-    def run(self, *arguments: str, config: str = "docker") -> Result:
-        """Any command of docker, with the logins that are in this folder of its home."""
+    def run(self, *arguments: str, config: str = "docker", **more: str) -> Result:
+        """Any command of docker, with the logins that are in this folder of its home, and `more` variables."""
         folder = self.home.folder / config
         folder.mkdir(exist_ok=True)
-        return self.home.run([self._binary, "--host", f"unix://{self.socket}", "--config", str(folder), *arguments])
+        usual = [self._binary, "--host", f"unix://{self.socket}", "--config", str(folder)]
+        return self.home.run([*usual, *arguments], more)
 
     def pull(self, name: str, *, creds: str | None = None) -> Result:
         """`docker pull`, as the account that is logged in, or with `creds` (USER:PASSWORD) and no login before."""
@@ -39,6 +40,10 @@ class Docker(Engine):
     def push(self, name: str, *, creds: str | None = None) -> Result:
         """`docker push` of an image that was tagged `name`; credentials as for `pull`."""
         return self.run("push", "--quiet", name, config=self._config(name, creds))
+
+    def build(self, folder: Path) -> Result:
+        """`docker build` by BuildKit; `out` is the id of the image."""
+        return self.run("build", "--quiet", str(folder), DOCKER_BUILDKIT="1")
 
     def login(self, host: str, creds: str) -> Result:
         """`docker login`, which asks the registry; later commands are this account's."""

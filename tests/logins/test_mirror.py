@@ -17,7 +17,9 @@ from lab.mirrors import mirror_of
 from lab.tokens import TokenServer
 from pullthrough.core.headers import Headers
 from pullthrough.core.registries import Registries, parse_entry
-from pullthrough.messages import Registry, Request
+from pullthrough.keyring import Keyring
+from pullthrough.logins import Logins
+from pullthrough.messages import Registry, Repository, Request
 from pullthrough.mirror import Mirror
 
 LAYER = b"layer" * 1000
@@ -200,3 +202,16 @@ async def test_a_registry_that_is_not_known_is_not_asked(proxy: Inside, mirror: 
 
     assert got.status == 404
     assert proxy.fake.journal.requests() == []
+
+
+@pytest.mark.parametrize(("scheme", "given"), [("https", True), ("http", False)])
+async def test_credentials_are_for_registries_over_tls(proxy: Inside, tmp_path: Path, scheme: str, given: bool) -> None:
+    config = tmp_path / "docker.json"
+    config.write_text(json.dumps({"auths": {"basic.test": {"username": "alice", "password": "secret"}}}))
+    config.chmod(0o600)
+    logins = Logins(proxy.pulls, proxy.upstream, Keyring.load(config, None), proxy.clock)
+    repository = Repository(Registry(scheme, "basic.test", 443 if scheme == "https" else 80), "team/app")
+    challenge = Headers((("WWW-Authenticate", 'Basic realm="basic"'),))
+
+    assert (await logins.answered(repository, challenge, HERE) == ALICE) is given
+    assert await logins.answered(repository, challenge, HERE) is None, "the same was refused just now"
