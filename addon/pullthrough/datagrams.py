@@ -89,6 +89,7 @@ class Peer:
 
     async def read(self, _: int) -> bytes:
         """The next datagram, whole; b"" if none comes for a moment."""
+        await asyncio.sleep(0)  # mitmproxy's tasks begin at once, and it is not ready for one that goes on at once
         try:
             async with asyncio.timeout(_LINGER):
                 return await self._waiting.get()

@@ -107,4 +107,6 @@ def configure(form: str, level: str) -> None:
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # mitmproxy tells of every connection; at our levels that is what `debug` is for.
     logging.getLogger("mitmproxy").setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
+    # Else it writes a line for each question that --resolver refuses.
+    logging.getLogger("mitmproxy_rs").setLevel(logging.DEBUG if level == "debug" else logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
