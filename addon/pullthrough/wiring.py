@@ -381,7 +381,8 @@ async def _drain(app: App, server: proxyserver.Proxyserver, grace: float, stop: 
 def from_environment(environ: Mapping[str, str] = os.environ) -> list[object]:
     """The addons for `mitmdump -s addon/main.py`: settings from PULLTHROUGH_* and the configuration file.
 
-    mitmdump brings its own listener, log and event loop: `--listen` and the log settings are not used.
+    mitmdump brings its own listener, log and event loop: the doors' addresses, --resolver for what passes, and the log
+    settings are not used.
     """
     settings = config.load({}, environ, None)
     app = App(settings, Guard(), Resolver([str(address) for address in settings.resolver]))
