@@ -137,3 +137,9 @@ def test_a_pattern_is_permitted_by_its_own_subtree_and_so_is_all_that_it_matches
     assert constraints.permits(pattern)
     assert constraints.permits(pattern.replace("*", "anything"))
     assert "*" not in str(constraints.permitted)
+
+
+def test_no_subtrees_are_none() -> None:
+    assert not Subtrees()
+    assert subtrees(map(subtree, ["corp.test"]))
+    assert subtrees(map(subtree, ["10.0.0.0/8"]))

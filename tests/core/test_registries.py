@@ -241,3 +241,46 @@ def test_hosts_that_sound_like_a_registry(host: str) -> None:
 )
 def test_hosts_that_do_not(host: str) -> None:
     assert not looks_like_registry(host)
+
+
+OWN = Registries([parse_entry("registry.corp.test:5050"), parse_entry("*.cr.corp.test:5000")])
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [
+        ("registry.corp.test", True),
+        ("Registry.Corp.TEST.", True),
+        ("a.cr.corp.test", True),
+        ("cr.corp.test", False),
+        ("a.b.cr.corp.test", False),
+        ("ghcr.io", True),
+        ("other.corp.test", False),
+        ("", False),
+    ],
+)
+def test_a_name_is_a_registrys_on_whatever_port(host: str, named: bool) -> None:
+    assert OWN.names(host) is named
+
+
+@pytest.mark.parametrize(("port", "there"), [(443, True), (5050, True), (5000, True), (5001, False)])
+def test_ports_that_registries_have(port: int, there: bool) -> None:
+    assert OWN.on_port(port) is there
+
+
+def test_what_is_found_is_covered_but_is_not_the_operators_word() -> None:
+    registries = Registries()
+    registries.found("found.test", 5000)
+
+    assert registries.covers("found.test", 5000)
+    assert not registries.covers("found.test", 443)
+    assert not registries.named_by_operator("found.test", 5000)
+
+
+def test_only_so_many_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pullthrough.core.registries.MAX_FOUND", 2)
+    registries = Registries()
+    for number in range(3):
+        registries.found(f"r{number}.test", 443)
+
+    assert [registries.covers(f"r{number}.test", 443) for number in range(3)] == [True, True, False]
