@@ -1,10 +1,11 @@
 """Hosts that are no registries are tunnelled unopened, and tunnels lead only where a build machine needs them."""
 
 import asyncio
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lab.names import NameMap
 from lab.pki import Pki
 from lab.programs import environment, need
 from lab.proxy import Proxies, Proxy
-from lab.raw import ask, say
+from lab.raw import ask
 from lab.web import served
 
 METADATA = "169.254.169.254"
@@ -243,8 +244,15 @@ def tunnels(proxy: Proxy) -> list[dict[str, Any]]:
     return [line for line in proxy.log_lines() if line.get("message") == "tunnel"]
 
 
-def test_tls_to_the_proxy_itself_is_hung_up(proxy: Proxy) -> None:
-    with suppress(OSError, ValueError):
-        answer = say(proxy, b"\x16\x03\x01\x00\x05hello")
-        assert answer.status >= 400
+def test_tls_to_the_proxy_itself_is_for_names_that_are_its_own(proxy: Proxy) -> None:
+    context = ssl.create_default_context(cafile=str(proxy.ca_file))
+
+    def handshake(name: str) -> None:
+        with socket.create_connection(proxy.address, 20) as sock, context.wrap_socket(sock, server_hostname=name):
+            pass
+
+    for name in ("localhost", "127.0.0.1"):
+        handshake(name)
+    with pytest.raises((ssl.SSLError, ConnectionResetError)):
+        handshake("other.test")
     assert proxy.get("/healthz")[0] == 200
