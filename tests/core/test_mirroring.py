@@ -224,7 +224,7 @@ def test_only_content_of_a_host_that_was_named_is_asked_for(target: str) -> None
     assert not {"", ".", ".."} & set(unquote(path).removeprefix("/v2/").split("/"))
     assert "ns" not in {unquote(part.partition("=")[0]) for part in query.split("&")}
     if found.host != HUB:
-        named = unquote(target).replace("_", ":")
+        named = unquote(target)
         assert found.host in named.lower()
         assert found.port == 443 or f"{found.port}" in named
         assert not {"docker.io", "index.docker.io"} & {found.host}
