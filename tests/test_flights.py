@@ -631,14 +631,16 @@ async def test_a_reader_alone_that_leaves(proxy: Inside, digest: str) -> None:
     (blob,) = await stalled_then_full(proxy, digest)
     armed = proxy.fake.fault(digest, Fault(stall_after=10))
     await blob.read_at(100_000, 5)
+    held = proxy.fake.fault(digest, Fault(hold_headers=True))
     reading = asyncio.ensure_future(blob.read_at(150_000, 5))
-    await reached(armed)
+    await reached(held)
     reading.cancel()
     await spin()
     blob.close()
 
     assert reading.cancelled()
     armed.release()
+    held.release()
     await until(lambda: all(request.done for request in find(proxy.fake.journal, digest)))
 
 
