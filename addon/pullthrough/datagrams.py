@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds for which a peer that has been answered may ask again without being a new one.
 _LINGER: Final = 2.0
+#: Seconds for which one that has not waits for whoever is asked in turn. Clients ask again after five.
+_PATIENCE: Final = 5.0
 #: Peers at the same time, and datagrams of each, that wait for their turn. What is more is lost, as datagrams may be.
 _MAX_PEERS: Final = 1024
 _MAX_WAITING: Final = 64
@@ -80,25 +82,31 @@ class Peer:
         self._address = address
         self._forget = forget
         self._waiting: asyncio.Queue[bytes] = asyncio.Queue(_MAX_WAITING)
+        self._unanswered = 0
         self._closed = False
 
     def received(self, data: bytes) -> None:
         """A datagram came."""
         with contextlib.suppress(asyncio.QueueFull):
             self._waiting.put_nowait(data)
+            self._unanswered += 1
 
     async def read(self, _: int) -> bytes:
         """The next datagram, whole; b"" if none comes for a moment."""
         await asyncio.sleep(0)  # mitmproxy's tasks begin at once, and it is not ready for one that goes on at once
-        try:
-            async with asyncio.timeout(_LINGER):
-                return await self._waiting.get()
-        except TimeoutError:
-            self.close()
-            return b""
+        for seconds in (_LINGER, _PATIENCE - _LINGER):
+            try:
+                async with asyncio.timeout(seconds):
+                    return await self._waiting.get()
+            except TimeoutError:
+                if not self._unanswered:
+                    break
+        self.close()
+        return b""
 
     def write(self, data: bytes) -> None:
         """Send one datagram, unless the server is closed."""
+        self._unanswered = max(0, self._unanswered - 1)
         if not self._transport.is_closing():
             self._transport.sendto(data, self._address)
 

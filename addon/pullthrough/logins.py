@@ -2,7 +2,7 @@
 
 Responsible for what a client does between a 401 and its next try: Basic, or a token, by the operator's credentials or
 as anybody. Goes the same way as clients' own token requests, so that accounts, outages and limits are the same. Must
-not decide who may use what it gets. Tokens are kept in memory, and no longer than they live.
+not decide who may use what it gets. Tokens are kept in memory; those that are over go when the next one is kept.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class Logins:
         self._clock = clock
         self._kept: OrderedDict[Repository, _Token] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def known(self, repository: Repository) -> str | None:
         """What was good for this repository a moment ago."""
         kept = self._kept.get(repository)
@@ -74,7 +77,9 @@ class Logins:
         """`value`, unless it is what was refused just now."""
         if spent is not None and spent.value == value:
             return None
-        self._kept[repository] = _Token(value, self._clock() + life - _EARLY)
+        now = self._clock()
+        self._kept = OrderedDict((whose, token) for whose, token in self._kept.items() if token.until > now)
+        self._kept[repository] = _Token(value, now + life - _EARLY)
         while len(self._kept) > _MAX_TOKENS:
             self._kept.popitem(last=False)
         return value

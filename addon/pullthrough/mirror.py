@@ -26,7 +26,6 @@ from pullthrough.upstream import Reply, Upstream, UpstreamError
 #: What a client may say that makes another answer; its credentials are for us alone.
 _FIELDS: Final = ("Accept", "Range", "If-Range", "If-None-Match", "User-Agent")
 _READS: Final = ("GET", "HEAD")
-_REFUSED: Final = (401, 403)
 _PING: Final = (("Content-Type", "application/json"), ("Docker-Distribution-Api-Version", "registry/2.0"))
 
 
@@ -79,12 +78,12 @@ class Mirror:
     async def _pulled(self, request: Request) -> Answer:
         repository = Repository(request.registry, classify(request.method, request.target).repository)
         answer = await self._asked(request, self._logins.known(repository))
-        if answer.status in _REFUSED:
+        if _refused(answer):
             authorization = await self._logins.answered(repository, answer.headers, request.client)
             if authorization is not None:
                 await _closed(answer)
                 answer = await self._asked(request, authorization)
-        if answer.status in _REFUSED:
+        if _refused(answer):
             await _closed(answer)
             text = f"{repository} is not there, or not for those who pull from this mirror"
             return refusal(404, ocierrors.NAME_UNKNOWN, text)  # clients then ask the registry itself
@@ -140,6 +139,11 @@ class _Passing:
     async def aclose(self) -> None:
         await self._chunks.aclose()
         self._reply.close()
+
+
+def _refused(answer: Answer) -> bool:
+    """Does the registry want another login, or none? A 403 of our own (--deny) is the last word, and is to be read."""
+    return answer.status == 401 or (answer.status == 403 and answer.cache.fwd_status == 403)
 
 
 async def _closed(answer: Answer) -> None:

@@ -317,7 +317,7 @@ _TABLE: Final = (
         metavar="NAME",
         panel=_DOORS,
         explained="A host name of this proxy itself, for TLS to it; its addresses are known without.",
-        unset="the machine's own name",
+        unset="the machine's own name, if the CA may sign for it",
         example="cache.corp.test",
         many=True,
     ),

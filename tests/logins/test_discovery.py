@@ -79,6 +79,17 @@ async def test_who_is_none_is_not_asked_again_for_an_hour(proxy: Inside, discove
     assert await discovery.look(*place(proxy))
 
 
+async def test_who_keeps_us_waiting_is_none(
+    proxy: Inside, discovery: Discovery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pullthrough.discovery._PATIENCE", 0.2)
+    proxy.fake.hang()
+
+    assert not await discovery.look(*place(proxy))
+    assert not await discovery.look(*place(proxy))
+    assert len(proxy.fake.journal.requests()) == 1
+
+
 async def test_who_does_not_answer_is_none(proxy: Inside, discovery: Discovery) -> None:
     proxy.fake.stop()
 

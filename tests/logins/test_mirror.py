@@ -11,7 +11,7 @@ import pytest
 
 from lab.fake_registry import MANIFEST, FakeImage, digest_of
 from lab.faults import Fault
-from lab.inside import Got, Inside, whole
+from lab.inside import Chosen, Got, Inside, whole
 from lab.logins import ALICE
 from lab.mirrors import mirror_of
 from lab.tokens import TokenServer
@@ -215,3 +215,29 @@ async def test_credentials_are_for_registries_over_tls(proxy: Inside, tmp_path: 
 
     assert (await logins.answered(repository, challenge, HERE) == ALICE) is given
     assert await logins.answered(repository, challenge, HERE) is None, "the same was refused just now"
+
+
+@pytest.mark.parametrize("chosen", [Chosen(more={"deny": [f"fake.test/{OPEN}"]})], ids=["deny"])
+async def test_what_the_operator_refuses_is_refused_in_words(proxy: Inside, mirror: Mirror, image: FakeImage) -> None:
+    for target in (manifest(proxy), manifest(proxy, reference=image.digest), blob(proxy)):
+        got = await get(mirror, target, accept=MANIFEST)
+        assert (got.status, b"DENIED" in got.body, b"--deny" in got.body) == (403, True, True)
+
+
+async def test_a_403_of_the_registry_is_not_found(proxy: Inside, mirror: Mirror, image: FakeImage) -> None:
+    proxy.fake.fault(f"/v2/{OPEN}/", Fault(status=403), times=None, method=None)
+
+    for target in (manifest(proxy), blob(proxy)):
+        assert (await get(mirror, target, accept=MANIFEST)).status == 404
+
+
+async def test_tokens_that_are_over_are_not_kept(proxy: Inside, tokens: TokenServer) -> None:
+    logins = Logins(proxy.pulls, proxy.upstream, Keyring.load(None, None), proxy.clock)
+    got = await proxy.get("/v2/")
+    for number in range(3):
+        repository = proxy.repository(f"open/app{number}")
+        assert await logins.answered(repository, got.headers, HERE)
+        assert logins.known(repository)
+        proxy.clock.time += 301
+
+    assert len(logins) == 1
