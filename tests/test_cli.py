@@ -380,6 +380,10 @@ def test_a_bad_setting_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFix
     ("arguments", "sentence"),
     [
         (["--max-stale", "11y"], "flag --max-stale: '11y' is not a duration in ms, s, m, h or d; for example 7d"),
+        (
+            ["--upstream-mirror", "g.test=https://m.test"],
+            "flag --upstream-mirror: g.test:443 is no registry that is known here; for example --registry g.test:443",
+        ),
         (["--grant-ttl", "0"], "flag --grant-ttl: '0' is not between 1s and 10m; for example 60s"),
         (
             ["--rate-limit-floor", "-1"],

@@ -44,6 +44,8 @@ def samples(tmp_path: Path, file: Path) -> dict[str, str]:
         "mirror_network": "10.0.0.0/8 fd00::/8",
         "mirror_credentials": str(tmp_path / "corp.pem"),
         "mirror_helper": "ecr-login",
+        "upstream_mirror": "docker.io=https://mirror.test/hub b.test:5050=http://cache.test:3128/b.test_5050",
+        "upstream_credentials": str(tmp_path / "corp.pem"),
         "allow": "ghcr.io/team/**",
         "deny": "docker.io/evil/*",
         "cache_only": "ghcr.io",
@@ -97,6 +99,8 @@ def test_the_defaults() -> None:
         mirror_network=(),
         mirror_credentials=None,
         mirror_helper=None,
+        upstream_mirror=(),
+        upstream_credentials=None,
         allow=(),
         deny=(),
         cache_only=(),
@@ -403,3 +407,31 @@ def test_a_table_that_names_no_setting_is_refused(file: Path, text: str) -> None
 def test_credentials_are_not_for_everybody(name: str, samples: dict[str, str]) -> None:
     assert "--mirror-htpasswd" in refusal({name: samples[name]}, HOME)
     assert load({name: samples[name], "mirror_network": ["10.0.0.0/8"]}, HOME).mirror_network
+
+
+def test_mirrors_of_registries_may_stand_in_tables_of_their_own(file: Path) -> None:
+    file.write_text(
+        'registry = "r.test:5050"\n[upstream."docker.io"]\nmirrors = ["https://one.test", "https://two.test"]\n'
+        '[upstream."r.test:5050"]\nmirrors = "http://cache.test:3128/r.test_5050"\n'
+    )
+    settings = load({}, HOME, file)
+
+    assert [(str(mirror.registry), mirror.host) for mirror in settings.upstream_mirror] == [
+        ("registry-1.docker.io:443", "one.test"),
+        ("registry-1.docker.io:443", "two.test"),
+        ("r.test:5050", "cache.test"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[upstream."docker.io"]\nmirror = ["https://one.test"]\n', "upstream_docker.io"),
+        ('[upstream."docker.io"]\nmirrors = ["one test"]\n', "HOST=URL"),
+        ('[upstream."docker.io"]\nmirrors = [{}]\n', "HOST=URL"),
+    ],
+)
+def test_mirrors_that_cannot_be_read_are_refused(file: Path, text: str, words: str) -> None:
+    file.write_text(text)
+
+    assert words in refusal(file=file, environ=HOME)

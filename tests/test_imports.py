@@ -19,10 +19,10 @@ ROWS = (
     {"doctor"},
     {"wiring"},
     {"addon", "door", "modes", "datagrams", "nameserver", "layers", "sending", "page", "clientsetup"},
-    {"mirror", "logins", "discovery"},
+    {"mirror", "discovery"},
     {"inside"},
     {"pulls", "outages", "broker", "manifests", "blobs", "links", "neighbours", "bodies"},
-    {"access", "accounts", "realms", "tags", "limits", "facts", "trouble"},
+    {"access", "accounts", "realms", "tags", "limits", "facts", "logins", "trouble", "upstream_mirrors"},
     {"flights", "direct", "sink", "fetch"},
     {"store", "upstream", "sessions", "probes", "lookups"},
     {

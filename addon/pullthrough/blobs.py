@@ -17,7 +17,17 @@ from pullthrough.core.digest import Digest
 from pullthrough.core.headers import Headers
 from pullthrough.core.policy import Facts, Step, plan
 from pullthrough.core.routes import Route
-from pullthrough.fetch import NOT_YOU, Refused, Source, Unsuitable, objection, refusal, whole_size
+from pullthrough.fetch import (
+    NOT_YOU,
+    UNMIRRORED,
+    Mirrored,
+    Refused,
+    Source,
+    Unsuitable,
+    objection,
+    refusal,
+    whole_size,
+)
 from pullthrough.flights import Flight, Flights, NotTheBlob
 from pullthrough.joins import Joins
 from pullthrough.links import Links
@@ -25,6 +35,7 @@ from pullthrough.messages import Answer, Pass, Repository, Request
 from pullthrough.store import Link, Store, StoreError
 from pullthrough.trouble import Trouble
 from pullthrough.upstream import Reply, Upstream, UpstreamError
+from pullthrough.upstream_mirrors import UpstreamMirrors
 
 #: What can change between a plan and its execution (eviction, a flight that ends) does not do so for ever.
 _MAX_PLANS: Final = 4
@@ -48,6 +59,8 @@ class Word:
     sure: bool
     #: Was there something of ours to compare with?
     held: bool
+    #: When it was asked, by the clock of `access`.
+    asked: float
     #: Why it is not the blob, if that is plain to see.
     objection: str | None = None
 
@@ -68,11 +81,14 @@ class _Outline:
 class Blobs:
     """Answers GET and HEAD on blobs (OCI distribution spec 1.1, end-2)."""
 
-    def __init__(self, store: Store, flights: Flights, upstream: Upstream, access: Access) -> None:
+    def __init__(
+        self, store: Store, flights: Flights, upstream: Upstream, access: Access, mirrors: UpstreamMirrors
+    ) -> None:
         self._store = store
         self._flights = flights
         self._upstream = upstream
         self._access = access
+        self._mirrors = mirrors
         self._links = Links(store, access)
         self._checks: Joins[tuple[Repository, bytes, Digest], Refused | Word] = Joins()
 
@@ -83,24 +99,24 @@ class Blobs:
         """
         if request.method == "HEAD":
             return await self._head(request, source, digest)
-        checked = False
+        word: Word | None = None
         for _ in range(_MAX_PLANS):
-            facts, flight = await self._facts(source, digest, checked=checked)
+            facts, flight = await self._facts(source, digest, word)
             # No await from here to the look at the flights in _fetch: what was planned for is what is joined.
             match plan(facts).step:
                 case Step.CHECK:
-                    word = await self._check(source, digest)
-                    if isinstance(word, Refused):
-                        return relayed(word)
-                    if word.held and not word.sure:
-                        return Pass(CacheStatus(fwd="bypass", detail=word.objection or "the upstream proves nothing"))
-                    checked = word.sure
+                    said = await self._check(source, digest)
+                    if isinstance(said, Refused):
+                        return relayed(said)
+                    if said.held and not said.sure:
+                        return Pass(CacheStatus(fwd="bypass", detail=said.objection or "the upstream proves nothing"))
+                    word = said
                 case Step.SERVE if flight is None:
                     blob = await self._store.open(digest)
                     if blob is not None:
                         return self._content(request, blob, digest, CacheStatus(hit=True))
                 case _:
-                    answer = await self._fetch(request, source, digest)
+                    answer = await self._fetch(request, source, digest, word)
                     if answer is not None:
                         return answer
         return Pass(CacheStatus(fwd="bypass", detail="the cache changed too fast"))
@@ -122,8 +138,9 @@ class Blobs:
         self._checks.forget(lambda key: (key[0], key[2]) == (repository, digest))
         await self._links.cut(repository, digest)
 
-    async def _facts(self, source: Source, digest: Digest, *, checked: bool) -> tuple[Facts, Flight | None]:
-        """What is known; `checked` if the upstream answered this very question just now."""
+    async def _facts(self, source: Source, digest: Digest, word: Word | None) -> tuple[Facts, Flight | None]:
+        """What is known; `word` if the upstream answered this very question just now."""
+        checked = word is not None and word.sure
         linked = checked or await self._links.find(source.repository, digest) is not None
         stored = await self._is_stored(digest)
         flight = self._flights.find(digest)
@@ -133,7 +150,13 @@ class Blobs:
             if flight.landed:
                 self._access.grant(source.principal, source.repository, flight.asked)
         granted = checked or self._access.granted(source.principal, source.repository)
-        facts = Facts(granted=granted, linked=linked, held=stored or flight is not None)
+        facts = Facts(
+            granted=granted,
+            linked=linked,
+            held=stored or flight is not None,
+            mirrored=bool(self._mirrors.of(source.repository)),
+            answered=word is not None,
+        )
         return facts, None if stored else flight
 
     def _opened_by(self, flight: Flight, source: Source) -> bool:
@@ -155,7 +178,7 @@ class Blobs:
         A client would have to follow those by itself, to a host whose certificate it may not trust.
         """
         cache = CacheStatus(hit=True)
-        facts, flight = await self._facts(source, digest, checked=False)
+        facts, flight = await self._facts(source, digest, None)
         if plan(facts).step is not Step.SERVE or flight is not None:
             cache = CacheStatus(fwd="miss")
             word = await self._check(source, digest)
@@ -199,7 +222,7 @@ class Blobs:
         if sure:
             await self._proved(source, digest, asked)
         reason = objection(reply)
-        return Word(None if reason else whole_size(reply), sure, held, reason)
+        return Word(None if reason else whole_size(reply), sure, held, asked, reason)
 
     async def _size(self, digest: Digest) -> tuple[bool, int | None]:
         """Do we hold the blob? And its size, if that is known."""
@@ -221,10 +244,16 @@ class Blobs:
             if await self._links.find(source.repository, digest) is None:
                 await self._links.make(source.repository, digest, Link(), asked)
 
-    async def _fetch(self, request: Request, source: Source, digest: Digest) -> Answer | Pass | None:
-        """The blob from a flight. None if that was another client's, and the upstream refused that one: plan anew."""
-        asked = self._access.now()
-        blob, started = self._flights.join(digest, source, asked, lambda: self._proved(source, digest, asked))
+    async def _fetch(self, request: Request, source: Source, digest: Digest, word: Word | None) -> Answer | Pass | None:
+        """The blob from a flight. None if that was another client's, and the upstream refused that one: plan anew.
+
+        `word` if the upstream was asked before. It does for a proof where it told at least the size: bytes of that
+        size and with the right digest are then what it spoke of (`_speaks_of`).
+        """
+        asked, mirrored = self._access.now(), UNMIRRORED
+        if word is not None and (word.sure or word.size is not None):
+            asked, mirrored = word.asked, Mirrored(lambda: self._mirrors.of(source.repository), word.size)
+        blob, started = self._flights.join(digest, source, asked, lambda: self._proved(source, digest, asked), mirrored)
         try:
             await blob.opened()
             if "range" in request.headers:
@@ -236,7 +265,9 @@ class Blobs:
             raise
         if blob.landed:  # all of it is here, and the disk is merely not done with it
             return self._content(request, blob, digest, CacheStatus(hit=True))
-        return self._content(request, blob, digest, CacheStatus(fwd="miss", stored=started, collapsed=not started))
+        detail = None if blob.mirror is None else f"from mirror {blob.mirror}"
+        cache = CacheStatus(fwd="miss", stored=started, collapsed=not started, detail=detail)
+        return self._content(request, blob, digest, cache)
 
     async def _instead(
         self, failure: Exception, source: Source, opener: Source, digest: Digest

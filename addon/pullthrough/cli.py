@@ -88,6 +88,8 @@ def run(
     mirror_network: Annotated[list[str] | None, flags.flag("mirror_network")] = None,
     mirror_credentials: Annotated[str | None, flags.flag("mirror_credentials")] = None,
     mirror_helper: Annotated[str | None, flags.flag("mirror_helper")] = None,
+    upstream_mirror: Annotated[list[str] | None, flags.flag("upstream_mirror")] = None,
+    upstream_credentials: Annotated[str | None, flags.flag("upstream_credentials")] = None,
     allow: Annotated[list[str] | None, flags.flag("allow")] = None,
     deny: Annotated[list[str] | None, flags.flag("deny")] = None,
     cache_only: Annotated[list[str] | None, flags.flag("cache_only")] = None,

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from pullthrough.core.filters import Glob
+from pullthrough.core.mirrors import MirrorOf
+from pullthrough.core.registries import BUILTIN, Registries, parse_entry
 from pullthrough.options import ENV_PREFIX, OPTIONS, Address, IPAddress, IPNetwork, LogFormat, LogLevel, Option, shown
 
 #: Names the file; the one variable that is no setting.
@@ -56,6 +58,9 @@ class Settings:
     mirror_network: tuple[IPNetwork, ...]
     mirror_credentials: Path | None
     mirror_helper: str | None
+    #: Those of one registry in the order in which they are tried.
+    upstream_mirror: tuple[MirrorOf, ...]
+    upstream_credentials: Path | None
     allow: tuple[Glob, ...]
     deny: tuple[Glob, ...]
     cache_only: tuple[Glob, ...]
@@ -98,6 +103,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
     values |= {name: _parsed(OPTIONS[name], each) for name, each in given.items()}
     _both_or_neither(given, "ca_cert", "ca_key")
     _not_for_everybody(given)
+    _of_registries(given, values)
     values["advertise"] = _advertised(given, values)
     return Settings(**values | {"data_dir": values["data_dir"] or default_data_dir(environ)})
 
@@ -186,14 +192,24 @@ def _from_file(file: Path | None, environ: Mapping[str, str]) -> dict[str, _Give
 
 
 def _flat(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """A table's keys follow its name: `htpasswd` in [mirror] is `mirror_htpasswd`."""
+    """A table's keys follow its name: `htpasswd` in [mirror] is `mirror_htpasswd`.
+
+    `mirrors` in [upstream."REGISTRY"] are `upstream_mirror`, all tables together.
+    """
+    mirrors: list[str] = []
     for key, value in table.items():
         name = f"{prefix}{key}"
+        if prefix == "upstream_" and isinstance(value, dict) and value.keys() == {"mirrors"}:
+            listed = value["mirrors"] if isinstance(value["mirrors"], list) else [value["mirrors"]]
+            mirrors += [f"{key}={url}" for url in listed]
+            continue
         of_settings = name not in OPTIONS and any(option.startswith(f"{name}_") for option in OPTIONS)
         if isinstance(value, dict) and of_settings:
             yield from _flat(value, f"{name}_")
         else:
             yield name, value
+    if mirrors:
+        yield "upstream_mirror", mirrors
 
 
 def _toml(file: Path, source: str) -> dict[str, object]:
@@ -246,6 +262,17 @@ def _not_for_everybody(given: Mapping[str, _Given]) -> None:
             raise ConfigError(
                 f"{given[name].source}: whoever may use the mirror reads what these credentials may; say who may, "
                 "for example --mirror-htpasswd /etc/pullthrough/htpasswd or --mirror-network 10.1.2.0/24"
+            )
+
+
+def _of_registries(given: Mapping[str, _Given], values: Mapping[str, Any]) -> None:
+    """Requests to a registry that is not opened never come to its mirrors."""
+    registries = Registries((parse_entry(text) for text in values["registry"]), BUILTIN)
+    for mirror in values["upstream_mirror"]:
+        if not values["discover"] and not registries.covers(mirror.registry.host, mirror.registry.port):
+            raise ConfigError(
+                f"{given['upstream_mirror'].source}: {mirror.registry} is no registry that is known here; for example "
+                f"--registry {mirror.registry}"
             )
 
 

@@ -1,4 +1,4 @@
-"""One blob from one upstream, to its end, whatever breaks on the way.
+"""One blob from its registry or from a mirror of that, to its end, whatever breaks on the way.
 
 Responsible for the request, for resuming a body that was cut (Range, If-Range), and for giving up after bounded
 tries. Must not know who reads the bytes, nor whether they are stored: it yields them in order, unverified.
@@ -7,11 +7,13 @@ tries. Must not know who reads the bytes, nor whether they are stored: it yields
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import random
 import re
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from pullthrough.core.digest import Digest
 from pullthrough.core.headers import Headers
@@ -60,6 +62,31 @@ class Source:
         return f"{self.repository.registry}/v2/{self.repository.name}/blobs/{digest}"
 
 
+class Mirror(Protocol):
+    """Somebody else to have a blob from. Equal ones are the same place."""
+
+    async def blob(self, digest: Digest, fields: Headers) -> Reply:
+        """The answer to GET with these fields (Range, If-Range), of any status. UpstreamError if there is none."""
+
+    def failed(self, reason: str) -> None:
+        """What it had begun to send ended early."""
+
+    def spoiled(self, digest: Digest) -> None:
+        """What it sent is not `digest`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """The mirrors that are worth asking now, best first, and the size that the registry said, if it did."""
+
+    places: Callable[[], Sequence[Mirror]] = tuple
+    size: int | None = None
+
+
+#: Nobody but the registry is asked.
+UNMIRRORED: Final = Mirrored()
+
+
 def repeated(headers: Headers, *more: str) -> Headers:
     """A client's fields as they go upstream with a request of our own: its credentials, and `more` by name.
 
@@ -104,10 +131,19 @@ def _content_range(reply: Reply) -> re.Match[str] | None:
 class Fetch:
     """A blob on its way. Make it with `open`, then `read` to the end; `close` it in any case."""
 
-    def __init__(self, upstream: Upstream, digest: Digest, offset: int, others: Callable[[], Sequence[Source]]) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        digest: Digest,
+        offset: int,
+        others: Callable[[], Sequence[Source]],
+        mirrored: Mirrored,
+    ) -> None:
         self._upstream = upstream
         self._digest = digest
         self._others = others
+        self._mirrored = mirrored
+        self._used: list[Mirror] = []
         self._reply: Reply | None = None
         self._chunks: AsyncGenerator[bytes, None] | None = None
         self._etag: str | None = None
@@ -118,6 +154,8 @@ class Fetch:
         self.size: int | None = None
         #: Where the next bytes belong.
         self.offset = offset
+        #: Who sends them, if it is not the registry.
+        self.mirror: Mirror | None = None
 
     @classmethod
     async def open(
@@ -128,14 +166,15 @@ class Fetch:
         *,
         offset: int = 0,
         others: Callable[[], Sequence[Source]] | None = None,
+        mirrored: Mirrored = UNMIRRORED,
     ) -> Fetch:
-        """Ask `source` for the blob from `offset` on. Raises `Refused`, `Unsuitable` or `UpstreamError`.
+        """Ask for the blob from `offset` on. Raises `Refused`, `Unsuitable` or `UpstreamError`.
 
-        Only `source` is asked, so that the answer proves something about it and nobody else. `others` are for
-        resumptions, best one first: tokens expire during long transfers, and a client that came later may have a
-        fresher one.
+        Of the registry only `source` is asked for, so that the answer proves something about it and nobody else.
+        `others` are for resumptions, best one first: tokens expire during long transfers, and a client that came later
+        may have a fresher one. Mirrors come first, each time; what they say proves nothing.
         """
-        fetch = cls(upstream, digest, offset, others or (lambda: (source,)))
+        fetch = cls(upstream, digest, offset, others or (lambda: (source,)), mirrored)
         await fetch._connect((source,))
         return fetch
 
@@ -161,6 +200,11 @@ class Fetch:
         if reply is not None:
             reply.close()
 
+    def spoiled(self) -> None:
+        """What came is not the blob: the mirrors that had a part in it are to blame."""
+        for mirror in self._used:
+            mirror.spoiled(self._digest)
+
     async def _receive(self) -> bytes:
         """What the present connection sends, without the bytes that we have already."""
         if self.size is not None and self.offset >= self.size:
@@ -180,6 +224,8 @@ class Fetch:
     async def _resume(self, error: UpstreamError) -> None:
         """Connect again from where we are, waiting longer each time; raise when the tries are used up."""
         self.close()
+        if self.mirror is not None:
+            self.mirror.failed(str(error))
         self._resumptions += 1
         if self.size is None:
             raise error  # nobody knows where this body ends, so nobody knows what is missing
@@ -196,50 +242,61 @@ class Fetch:
         raise error
 
     async def _connect(self, sources: Sequence[Source]) -> None:
-        """Have a reply whose body continues at `offset`, by the first source that the upstream accepts."""
+        """Have a reply whose body continues at `offset`: from a mirror, or by the first source that is accepted."""
+        ranged = self.offset > 0
+        for mirror in self._mirrored.places():
+            with contextlib.suppress(Refused, Unsuitable, UpstreamError):  # then the next one, or the registry
+                return await self._ask(functools.partial(mirror.blob, self._digest), Headers(), mirror, ranged=ranged)
         refused: Exception = UpstreamError("nobody to ask for")
         for source in sources:
+            get = functools.partial(self._upstream.ask, "GET", source.url(self._digest), follow=True, bulk=True)
             try:
-                return await self._ask(source, ranged=self.offset > 0)
+                return await self._ask(get, source.headers, None, ranged=ranged)
             except Refused as error:
                 refused = error
                 if error.status not in NOT_YOU:
                     break
         raise refused
 
-    async def _ask(self, source: Source, *, ranged: bool) -> None:
-        headers = source.headers
+    async def _ask(
+        self, get: Callable[[Headers], Awaitable[Reply]], fields: Headers, mirror: Mirror | None, *, ranged: bool
+    ) -> None:
+        asked = fields
         if ranged:
-            headers = headers.having("Range", f"bytes={self.offset}-")
-            if self._etag:
-                headers = headers.having("If-Range", self._etag)
-        reply = await self._upstream.ask("GET", source.url(self._digest), headers, follow=True, bulk=True)
+            asked = asked.having("Range", f"bytes={self.offset}-")
+            if self._etag and mirror == self.mirror:
+                asked = asked.having("If-Range", self._etag)
+        reply = await get(asked)
         if ranged and (reply.status == 416 or (reply.status == 206 and not self._continued_by(reply))):
             # Nothing is left to send, or the server does not know open-ended ranges: ask for all, skip what we have.
             reply.close()
-            return await self._ask(source, ranged=False)
+            return await self._ask(get, fields, mirror, ranged=False)
         if reply.status not in (200, 206):
             raise await refusal(reply)
         try:
-            self._accept(reply)
+            self._accept(reply, mirror)
         except BaseException:
             reply.close()
             raise
         return None
 
-    def _accept(self, reply: Reply) -> None:
+    def _accept(self, reply: Reply, mirror: Mirror | None) -> None:
         """Take `reply` as the continuation, if it is one."""
         if (reason := objection(reply)) is not None:
             raise Unsuitable(reason)
         if reply.status == 206 and not self._continued_by(reply):
             raise UpstreamError("the upstream sent another part than the one that was asked for")
         size = whole_size(reply)
+        if mirror is not None and self._mirrored.size not in (None, size):
+            raise Unsuitable(f"a mirror has {size} bytes, the registry {self._mirrored.size}")
         if self.size is None:
             self.size = size
         elif size not in (None, self.size):
             raise UpstreamError(f"the upstream now says {size} bytes, before it said {self.size}")
         self._skip = self.offset if reply.status == 200 else 0
-        self._reply, self._chunks = reply, reply.chunks()
+        self._reply, self._chunks, self.mirror = reply, reply.chunks(), mirror
+        if mirror is not None and mirror not in self._used:
+            self._used.append(mirror)
         etag = reply.headers.get("etag") or ""
         self._etag = etag if etag.startswith('"') else None  # only strong validators may join parts (RFC 9110 13.1.5)
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from pullthrough.core.digest import Digest
 from pullthrough.direct import Direct
-from pullthrough.fetch import Fetch, Refused, Source, Unsuitable
+from pullthrough.fetch import UNMIRRORED, Fetch, Mirror, Mirrored, Refused, Source, Unsuitable
 from pullthrough.messages import BodyError
 from pullthrough.sink import Sink
 from pullthrough.store import Partial, Store, StoreError
@@ -44,12 +44,15 @@ async def _nothing() -> None:
 class Flight:
     """One fill under way (or just ended), and what its readers may see of it."""
 
-    def __init__(self, digest: Digest, source: Source, asked: float) -> None:
+    def __init__(self, digest: Digest, source: Source, asked: float, mirrored: Mirrored) -> None:
         self.digest = digest
         self.opener = source
         self.asked = asked
+        self.mirrored = mirrored
         self.sources = [source]
         self.size: int | None = None
+        #: Who began to send, if it was not the registry.
+        self.mirror: Mirror | None = None
         self.failure: Failure | None = None
         self.landed = False
         self._written = 0
@@ -112,9 +115,9 @@ class Flight:
 
     # -- for the fill
 
-    def take_off(self, partial: Partial, size: int | None) -> None:
-        """The upstream sends: readers may have their headers."""
-        self._partial, self.size = partial, size
+    def take_off(self, partial: Partial, size: int | None, mirror: Mirror | None) -> None:
+        """The upstream sends, or a mirror: readers may have their headers."""
+        self._partial, self.size, self.mirror = partial, size, mirror
         self.advance(partial.written)
         self._opened.set()
 
@@ -165,6 +168,11 @@ class FlightBlob:
     def size(self) -> int | None:
         """Bytes of the blob, if the upstream said so."""
         return self._flight.size
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """Who sends it, if it is not the registry."""
+        return self._flight.mirror
 
     async def opened(self) -> None:
         """Wait for the upstream's word. Raises the failure if the flight never took off."""
@@ -231,17 +239,23 @@ class Flights:
         return self._flying.get(digest)
 
     def join(
-        self, digest: Digest, source: Source, asked: float = 0.0, proved: Callable[[], Awaitable[None]] = _nothing
+        self,
+        digest: Digest,
+        source: Source,
+        asked: float = 0.0,
+        proved: Callable[[], Awaitable[None]] = _nothing,
+        mirrored: Mirrored = UNMIRRORED,
     ) -> tuple[FlightBlob, bool]:
         """Read `digest` from the flight that is under way, or from a new one. Also: was it a new one?
 
-        A new one is asked for in the name of `source` alone, at `asked` on the caller's clock. If the upstream gave
-        the blob, whole and right, `proved` is called before the flight is over.
+        A new one is asked for in the name of `source` alone, at `asked` on the caller's clock; with `mirrored` the
+        registry said then already that it may have the blob. If all came, whole and right, `proved` is called before
+        the flight is over.
         """
         flight = self._flying.get(digest)
         started = flight is None
         if flight is None:
-            flight = self._flying[digest] = Flight(digest, source, asked)
+            flight = self._flying[digest] = Flight(digest, source, asked, mirrored)
             task = asyncio.create_task(self._fly(flight, proved), name=f"fill {digest}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -294,6 +308,7 @@ class Flights:
             flight.opener,
             offset=partial.written,
             others=lambda: flight.sources,
+            mirrored=flight.mirrored,
         )
         with contextlib.closing(fetch):
             if fetch.size is not None and fetch.size < partial.written:
@@ -301,9 +316,13 @@ class Flights:
             # An earlier fill may have got it all. The upstream had to be asked nevertheless: not everybody may have it.
             whole = partial.verified
             await self._store.reserve(partial, partial.written if whole else fetch.size or partial.written)
-            flight.take_off(partial, partial.written if whole else fetch.size)
+            flight.take_off(partial, partial.written if whole else fetch.size, fetch.mirror)
             cut = None if whole else await self._receive(flight, partial, fetch)
-        await self._land(flight, partial, cut)
+        try:
+            await self._land(flight, partial, cut)
+        except NotTheBlob:
+            fetch.spoiled()
+            raise
 
     async def _receive(self, flight: Flight, partial: Partial, fetch: Fetch) -> UpstreamError | None:
         """Write the body down. What cut it short, if something did."""

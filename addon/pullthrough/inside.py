@@ -17,7 +17,9 @@ from pullthrough.config import Settings
 from pullthrough.core.filters import Filters
 from pullthrough.facts import Facts
 from pullthrough.flights import Flights
+from pullthrough.keyring import Keyring
 from pullthrough.limits import Limits
+from pullthrough.logins import Logins
 from pullthrough.manifests import Manifests
 from pullthrough.messages import Registry
 from pullthrough.metrics import Metrics
@@ -28,6 +30,7 @@ from pullthrough.realms import Realms
 from pullthrough.store import Store
 from pullthrough.tags import Tags
 from pullthrough.upstream import Upstream
+from pullthrough.upstream_mirrors import UpstreamMirrors
 
 
 class Inside:
@@ -60,9 +63,13 @@ class Inside:
         # 2. what is fetched
         self._upstream = upstream
         self.flights = Flights(store, upstream)
+        logins = Logins(upstream, Keyring.load(settings.upstream_credentials, None), clock)
+        self.mirrors = UpstreamMirrors(settings.upstream_mirror, upstream, logins, clock, now)
         # 3. what is answered
-        self.blobs = Blobs(store, self.flights, upstream, self.access)
-        self.manifests = Manifests(store, upstream, self.access, tags, self.limits, floor=settings.rate_limit_floor)
+        self.blobs = Blobs(store, self.flights, upstream, self.access, self.mirrors)
+        self.manifests = Manifests(
+            store, upstream, self.access, tags, self.limits, self.mirrors, floor=settings.rate_limit_floor
+        )
         broker = Broker(
             upstream=upstream,
             realms=realms,

@@ -1,8 +1,8 @@
-"""Logging in at registries for those who cannot: a mirror's clients have no credentials for what it mirrors.
+"""Logging in at registries and mirrors as a client does, for questions of our own.
 
 Responsible for what a client does between a 401 and its next try: Basic, or a token, by the operator's credentials or
-as anybody. Goes the same way as clients' own token requests, so that accounts, outages and limits are the same. Must
-not decide who may use what it gets. Tokens are kept in memory; those that are over go when the next one is kept.
+as anybody. Must not decide who may use what it gets. Tokens are kept in memory; those that are over go when the next
+one is kept.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import base64
 import json
 import urllib.parse
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,8 +20,7 @@ from pullthrough.core.challenges import Challenge
 from pullthrough.core.headers import Headers
 from pullthrough.core.routes import OWN_PATH
 from pullthrough.keyring import Keyring, Login
-from pullthrough.messages import Answer, Registry, Repository, Request
-from pullthrough.pulls import Pulls
+from pullthrough.messages import Answer, Pass, Registry, Repository, Request
 from pullthrough.upstream import Upstream, UpstreamError
 
 _MAX_TOKENS: Final = 4096
@@ -41,13 +40,23 @@ class _Token:
 
 
 class Logins:
-    """Authorization fields for repositories. `clock` counts seconds and never goes back."""
+    """Authorization fields for repositories. `clock` counts seconds and never goes back.
 
-    def __init__(self, pulls: Pulls, upstream: Upstream, keyring: Keyring, clock: Callable[[], float]) -> None:
-        self._pulls = pulls
+    Token requests that a challenge leads to ourselves (`realms`) go to `own`, the way of clients' own ones, so that
+    accounts, outages and limits are the same.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        keyring: Keyring,
+        clock: Callable[[], float],
+        own: Callable[[Request], Awaitable[Answer | Pass]] | None = None,
+    ) -> None:
         self._upstream = upstream
         self._keyring = keyring
         self._clock = clock
+        self._own = own
         self._kept: OrderedDict[Repository, _Token] = OrderedDict()
 
     def __len__(self) -> int:
@@ -104,10 +113,9 @@ class Logins:
     async def _asked(
         self, registry: Registry, method: str, target: str, fields: Headers, body: bytes, client: str
     ) -> bytes:
-        own = f"{registry}{OWN_PATH}"
-        if target.startswith(own):
+        if self._own is not None and target.startswith(f"{registry}{OWN_PATH}"):
             request = Request(registry, method, target.removeprefix(str(registry)), fields, client, body)
-            answer = await self._pulls.answer(request)
+            answer = await self._own(request)
             good = isinstance(answer, Answer) and answer.status < 300 and isinstance(answer.body, bytes)
             return answer.body if good else b""  # type: ignore[union-attr, return-value]
         if not target.startswith("https://"):

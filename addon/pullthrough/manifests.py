@@ -29,6 +29,7 @@ from pullthrough.store import Link, Store, StoreError
 from pullthrough.tags import Tags
 from pullthrough.trouble import Trouble
 from pullthrough.upstream import Reply, UnusableAnswer, Upstream, UpstreamError
+from pullthrough.upstream_mirrors import UpstreamMirrors
 
 #: A manifest that is longer passes through (OCI distribution spec 1.1 asks registries for at least 4 MiB).
 MAX_MANIFEST: Final = 8 << 20
@@ -72,7 +73,15 @@ class Manifests:
     """Answers GET and HEAD on manifests (OCI distribution spec 1.1, end-3)."""
 
     def __init__(
-        self, store: Store, upstream: Upstream, access: Access, tags: Tags, limits: Limits, *, floor: int
+        self,
+        store: Store,
+        upstream: Upstream,
+        access: Access,
+        tags: Tags,
+        limits: Limits,
+        mirrors: UpstreamMirrors,
+        *,
+        floor: int,
     ) -> None:
         """`floor`: below so many pulls that are left of a rate limit, none is spent on a tag that moved."""
         self._store = store
@@ -80,10 +89,12 @@ class Manifests:
         self._access = access
         self._tags = tags
         self._limits = limits
+        self._mirrors = mirrors
         self._floor = floor
         self._links = Links(store, access)
         self._heads: Joins[_Key, _Head] = Joins()
         self._wholes: Joins[_Key, _Whole | Pass] = Joins()
+        self._mirrored: Joins[tuple[Repository, Digest], tuple[bytes, str] | None] = Joins()
 
     async def answer(self, request: Request, source: Source, route: Route, *, sparing: bool) -> Answer | Pass:
         """The answer, or `Pass` where the client does better with the upstream itself.
@@ -160,6 +171,10 @@ class Manifests:
             body = await self._stored(head.digest)
             if body is not None:
                 return _content(request, head.headers, head.digest, body, CacheStatus(hit=True, detail="tag checked"))
+            if (found := await self._from_mirror(source.repository, head.digest)) is not None:
+                body, cache = found
+                await self._tags.seen(source.repository, tag, accept, head.digest, head.asked)
+                return _content(request, head.headers, head.digest, body, cache)
         refused = head.status in (401, 403, 404)  # that is the upstream's word, and it costs no pull
         if sparing and not refused and head.budget is not None and head.budget.remaining < self._floor:
             raise Spared(f"the registry's rate limit has {head.budget.remaining} pulls left; the tag moved")
@@ -195,20 +210,24 @@ class Manifests:
         # Registries answer 404 to an Accept that does not list the stored type: then only they can decide.
         suits = link is not None and bool(link.media_type) and media.lists(accept, link.media_type)
         granted = self._access.granted(source.principal, source.repository)
-        step = plan(Facts(granted=granted, linked=suits, held=body is not None)).step
+        mirrored = bool(self._mirrors.of(source.repository))
+        step = plan(Facts(granted=granted, linked=suits, held=body is not None, mirrored=mirrored)).step
         if step is Step.SERVE and link is not None and body is not None:
             await self._tags.got(source.repository, digest)
             return _content(request, _known_headers(link), digest, body, CacheStatus(hit=True))
         if request.method == "HEAD":
             return await self._relay_head(request, source, str(digest))
-        if step is Step.CHECK and body is not None:
+        if step is Step.CHECK:
             head, _ = await self._heads.do(
                 _key(request, source, str(digest)), lambda: self._ask_head(source, str(digest))
             )
             if head.ok and head.digest in (None, digest):
                 cache = CacheStatus(hit=True, detail="access checked")
-                await self._tags.got(source.repository, digest)
-                return _content(request, head.headers, digest, body, cache)
+                found = await self._from_mirror(source.repository, digest) if body is None else (body, cache)
+                if found is not None:
+                    body, cache = found
+                    await self._tags.got(source.repository, digest)
+                    return _content(request, head.headers, digest, body, cache)
             if Trouble.status(head.status):
                 return Trouble.relayed(head.status, head.headers)
             return await self._whole(request, source, str(digest))
@@ -242,6 +261,21 @@ class Manifests:
         if digest.matches(body):
             return body
         await self._store.drop(digest)
+        return None
+
+    async def _from_mirror(self, repository: Repository, digest: Digest) -> tuple[bytes, CacheStatus] | None:
+        """The manifest, of which the registry said to this client that it is there, from somebody else."""
+        found, joined = await self._mirrored.do((repository, digest), lambda: self._ask_mirrors(repository, digest))
+        if found is None:
+            return None
+        body, name = found
+        return body, CacheStatus(fwd="miss", stored=not joined, collapsed=joined, detail=f"from mirror {name}")
+
+    async def _ask_mirrors(self, repository: Repository, digest: Digest) -> tuple[bytes, str] | None:
+        for mirror in self._mirrors.of(repository):
+            body = await mirror.manifest(digest, MAX_MANIFEST)
+            if body is not None and await self._keep(digest, body):
+                return body, str(mirror)
         return None
 
     async def _whole(self, request: Request, source: Source, reference: str) -> Answer | Pass:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from pullthrough.core.filters import parse_glob
+from pullthrough.core.mirrors import parse_mirror
 from pullthrough.core.registries import DEFAULT_PORT, parse_entry
 
 ENV_PREFIX: Final = "PULLTHROUGH_"
@@ -244,6 +245,7 @@ _LISTENING: Final = "Listening and storage"
 _DOORS: Final = "Clients without a proxy setting"
 _CERTIFICATES: Final = "Registries and certificates"
 _MIRROR: Final = "The mirror endpoint"
+_UPSTREAM: Final = "Mirrors of registries"
 _FILTERS: Final = "What is served and cached"
 _ACCESS: Final = "Access"
 _OUTAGES: Final = "Outages and rate limits"
@@ -436,6 +438,28 @@ _TABLE: Final = (
         explained="The same from docker-credential-NAME, which is asked for each registry.",
         unset="none",
         example="ecr-login",
+    ),
+    Option(
+        name="upstream_mirror",
+        parse=parse_mirror,
+        metavar="HOST=URL",
+        panel=_UPSTREAM,
+        explained=(
+            "Where content of this registry is fetched first, once the registry itself has said that the client may "
+            "have it; several are tried in this order. A path stands before the repository's name."
+        ),
+        unset="the registry alone",
+        example="docker.io=https://mirror.corp.test/hub",
+        many=True,
+    ),
+    Option(
+        name="upstream_credentials",
+        parse=_file,
+        metavar="FILE",
+        panel=_UPSTREAM,
+        explained="A docker config.json of accounts at these mirrors.",
+        unset="mirrors are asked as anybody",
+        example="/etc/pullthrough/mirrors.json",
     ),
     Option(
         name="allow",

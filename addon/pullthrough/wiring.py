@@ -157,7 +157,7 @@ class App:
                 registries=self.registries,
                 gate=Gate(settings.mirror_htpasswd, settings.mirror_network),
                 passwords=settings.mirror_htpasswd is not None,
-                logins=Logins(self.inside.pulls, upstream, keyring, time.monotonic),
+                logins=Logins(upstream, keyring, time.monotonic, self.inside.pulls.answer),
             ),
             page=page,
             sender=self.sender,

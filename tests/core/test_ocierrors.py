@@ -34,3 +34,24 @@ def test_a_code_has_the_alphabet_of_the_spec_and_its_own_name() -> None:
         assert name == value
         assert re.fullmatch(r"[A-Z_]+", value)
     assert ocierrors.CONTENT_TYPE == "application/json"
+
+
+def test_codes_are_read_back() -> None:
+    assert ocierrors.codes(ocierrors.body(ocierrors.NAME_UNKNOWN, "gone")) == {"NAME_UNKNOWN"}
+    assert ocierrors.codes(b'{"errors": [{"code": "A"}, {"code": "B", "x": 1}]}') == {"A", "B"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"<html>",
+        b'{"errors": {}}',
+        b'{"errors": [1, {}, {"code": 7}, {"code": null}]}',
+        b"[" * 100_000,
+    ],
+)
+def test_what_is_no_error_body_has_no_codes(body: bytes) -> None:
+    assert ocierrors.codes(body) == set()

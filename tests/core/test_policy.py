@@ -24,20 +24,21 @@ def test_the_next_step(granted: bool, linked: bool, held: bool, step: Step) -> N
     assert plan(Facts(granted=granted, linked=linked, held=held)).step is step
 
 
-def test_only_a_grant_and_a_link_open_the_cache() -> None:
-    served = [
-        facts
-        for facts in itertools.starmap(
-            lambda granted, linked, held: Facts(granted=granted, linked=linked, held=held),
-            itertools.product((True, False), repeat=3),
-        )
-        if plan(facts).step is Step.SERVE
-    ]
+EVERYTHING = [Facts(*known) for known in itertools.product((True, False), repeat=5)]
 
-    assert served == [Facts(granted=True, linked=True, held=True)]
+
+@pytest.mark.parametrize(("answered", "step"), [(False, Step.CHECK), (True, Step.FETCH)])
+def test_a_mirror_is_asked_only_after_the_registry_was(answered: bool, step: Step) -> None:
+    for granted, linked in itertools.product((True, False), repeat=2):
+        facts = Facts(granted=granted, linked=linked, held=False, mirrored=True, answered=answered)
+        assert plan(facts).step is step
+
+
+def test_only_a_grant_and_a_link_open_the_cache() -> None:
+    for facts in EVERYTHING:
+        entitled = facts.granted and facts.linked and facts.held
+        assert (plan(facts).step is Step.SERVE) is entitled
 
 
 def test_every_plan_has_a_reason() -> None:
-    assert all(
-        plan(Facts(granted=a, linked=b, held=c)).reason for a, b, c in itertools.product((True, False), repeat=3)
-    )
+    assert all(plan(facts).reason for facts in EVERYTHING)

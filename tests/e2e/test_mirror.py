@@ -12,6 +12,7 @@ from lab.engines import Engines
 from lab.front import Front
 from lab.images import KIB, Image, Layout
 from lab.journal import find
+from lab.mirrors import below
 from lab.names import NameMap
 from lab.pki import Pki
 from lab.proxy import Proxies, Proxy
@@ -48,11 +49,6 @@ def hub(registry: Registry, pki: Pki, names: NameMap) -> Iterator[None]:
     names.publish(HUB, 443, front.address, front.port)
     yield
     front.stop()
-
-
-def below(registry: Registry) -> str:
-    """The registry in a name below the mirror's: a port cannot be written with a colon there."""
-    return registry.host.replace(":", "_")
 
 
 def forget(registry: Registry, cdn: Cdn) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.inside import Inside
+from lab.names import Endpoint
 from pullthrough.core.registries import Registries
 from pullthrough.gate import Gate
 from pullthrough.keyring import Keyring
@@ -27,5 +28,10 @@ def mirror_of(
         registries=registries,
         gate=Gate(htpasswd, networks),
         passwords=htpasswd is not None,
-        logins=Logins(proxy.pulls, proxy.upstream, Keyring.load(credentials, None), proxy.clock),
+        logins=Logins(proxy.upstream, Keyring.load(credentials, None), proxy.clock, proxy.pulls.answer),
     )
+
+
+def below(registry: Endpoint) -> str:
+    """The registry in a name below the mirror's: a port cannot be written with a colon there."""
+    return registry.host.replace(":", "_")

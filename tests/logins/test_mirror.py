@@ -209,7 +209,7 @@ async def test_credentials_are_for_registries_over_tls(proxy: Inside, tmp_path: 
     config = tmp_path / "docker.json"
     config.write_text(json.dumps({"auths": {"basic.test": {"username": "alice", "password": "secret"}}}))
     config.chmod(0o600)
-    logins = Logins(proxy.pulls, proxy.upstream, Keyring.load(config, None), proxy.clock)
+    logins = Logins(proxy.upstream, Keyring.load(config, None), proxy.clock, proxy.pulls.answer)
     repository = Repository(Registry(scheme, "basic.test", 443 if scheme == "https" else 80), "team/app")
     challenge = Headers((("WWW-Authenticate", 'Basic realm="basic"'),))
 
@@ -232,7 +232,7 @@ async def test_a_403_of_the_registry_is_not_found(proxy: Inside, mirror: Mirror,
 
 
 async def test_tokens_that_are_over_are_not_kept(proxy: Inside, tokens: TokenServer) -> None:
-    logins = Logins(proxy.pulls, proxy.upstream, Keyring.load(None, None), proxy.clock)
+    logins = Logins(proxy.upstream, Keyring.load(None, None), proxy.clock, proxy.pulls.answer)
     got = await proxy.get("/v2/")
     for number in range(3):
         repository = proxy.repository(f"open/app{number}")

@@ -5,6 +5,7 @@ such a body and nothing of an HTML page. Knows no status codes and no reasons.
 """
 
 import json
+from collections.abc import Set
 
 CONTENT_TYPE = "application/json"
 
@@ -35,3 +36,14 @@ def body(code: str, message: str, detail: str | None = None) -> bytes:
     if detail is not None:
         error["detail"] = detail
     return json.dumps({"errors": [error]}).encode("ascii")
+
+
+def codes(body: bytes) -> Set[str]:
+    """The codes in such a body; none for any other bytes."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return frozenset()
+    errors = said.get("errors") if isinstance(said, dict) else None
+    named = [error.get("code") for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+    return frozenset(code for code in named if isinstance(code, str))

@@ -30,6 +30,10 @@ class Facts:
     linked: bool
     #: We hold the bytes, or they are on their way to us, from wherever.
     held: bool
+    #: Somebody other than the upstream may have the bytes, too.
+    mirrored: bool = False
+    #: The upstream answered this very question just now, and did not say no.
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ def plan(facts: Facts) -> Plan:
     push one that names another's blob), so links come from what the upstream gave out, and nothing else.
     """
     if not facts.held:
+        if facts.mirrored and not facts.answered:
+            return Plan(Step.CHECK, "a mirror's bytes prove no right")
         # In this client's own name: the upstream's answer is the proof, a question before it would prove no more.
         return Plan(Step.FETCH, "not stored")
     if not facts.granted:

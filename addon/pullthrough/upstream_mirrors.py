@@ -1,0 +1,189 @@
+"""Mirrors of registries that the operator names: somebody else to have the bytes from.
+
+Responsible for which mirrors are asked for a repository, for logging in there, and for leaving those alone that failed.
+Content is asked for by digest only: what a mirror says proves no client's right to anything, and no tag. Must not know
+clients, nor what is stored.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pullthrough.core import media, ocierrors
+from pullthrough.core.digest import Digest
+from pullthrough.core.headers import Headers
+from pullthrough.core.mirrors import MirrorOf
+from pullthrough.core.ratelimit import retry_after
+from pullthrough.logins import Logins
+from pullthrough.messages import Registry, Repository
+from pullthrough.trouble import Trouble
+from pullthrough.upstream import Reply, Upstream, UpstreamError
+
+log = logging.getLogger(__name__)
+
+#: Seconds for which a mirror is left alone after a failure; twice as long after each further one.
+_REST: Final = 10.0
+_LONGEST_REST: Final = 600.0
+#: ... and for which one is that says it has nothing of a repository, or nothing for us.
+_LACKING: Final = 60.0
+_MAX_LACKING: Final = 4096
+#: An error answer is read up to this length.
+_MAX_REFUSAL: Final = 64 << 10
+#: A whole repository's absence (OCI distribution spec 1.1, "Error Codes"); other 404s are about one manifest or blob.
+_NOTHING_THERE: Final = {ocierrors.NAME_UNKNOWN, ocierrors.NAME_INVALID, ocierrors.DENIED, ocierrors.UNAUTHORIZED}
+_IDENTITY: Final = ("Accept-Encoding", "identity")
+
+
+class _Mirror:
+    """One mirror, and how it does."""
+
+    def __init__(self, named: MirrorOf, clock: Callable[[], float]) -> None:
+        self.registry = Registry(named.scheme, named.host, named.port)
+        self._prefix = named.prefix
+        self._clock = clock
+        self._failures = 0
+        self._resting_until = 0.0
+        self._lacking: OrderedDict[Repository, float] = OrderedDict()
+
+    def repository(self, name: str) -> Repository:
+        """What the repository of this name is called here."""
+        return Repository(self.registry, f"{self._prefix}{name}")
+
+    def is_worth_asking(self, repository: Repository) -> bool:
+        """Is it well, and does it have this repository, as far as we know?"""
+        now = self._clock()
+        return self._resting_until <= now and self._lacking.get(repository, 0.0) <= now
+
+    def worked(self) -> None:
+        if self._failures:
+            log.info("mirror %s is well again", self.registry)
+        self._failures = 0
+
+    def failed(self, reason: str, pause: float = 0.0) -> None:
+        """Leave it alone for a while, `pause` seconds at least."""
+        seconds = min(max(_REST * 2**self._failures, pause), _LONGEST_REST)
+        self._failures = min(self._failures + 1, 10)
+        self._resting_until = self._clock() + seconds
+        log.warning("mirror %s is not asked for %.0f s: %s", self.registry, seconds, reason)
+
+    def spoiled(self, digest: Digest) -> None:
+        """It sent bytes that are not what they were asked for as."""
+        self.failed(f"its bytes are not {digest}", _LONGEST_REST)
+
+    def lacks(self, repository: Repository) -> None:
+        self._lacking.pop(repository, None)
+        self._lacking[repository] = self._clock() + _LACKING
+        while len(self._lacking) > _MAX_LACKING:
+            self._lacking.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MirroredRepository:
+    """One repository at one mirror: a place to have content from (`fetch.Place`)."""
+
+    _mirror: _Mirror
+    _repository: Repository
+    _upstream: Upstream
+    _logins: Logins
+    _now: Callable[[], float]
+
+    def __str__(self) -> str:
+        return self._repository.registry.authority
+
+    async def blob(self, digest: Digest, fields: Headers) -> Reply:
+        """The answer to GET with these fields (Range, If-Range), of any status. UpstreamError if there is none."""
+        return await self._ask(f"blobs/{digest}", fields.having(*_IDENTITY), bulk=True)
+
+    async def manifest(self, digest: Digest, most: int) -> bytes | None:
+        """The manifest, verified; None if the mirror has it not, or not in `most` bytes."""
+        fields = Headers((*(("Accept", kind) for kind in sorted(media.MANIFEST_TYPES)), _IDENTITY))
+        try:
+            reply = await self._ask(f"manifests/{digest}", fields, bulk=False)
+            try:
+                body = await reply.body(most) if reply.status == 200 else None
+            finally:
+                reply.close()
+        except UpstreamError as error:
+            self.failed(str(error))
+            return None
+        if body is None or digest.matches(body):
+            return body
+        if media.media_type(reply.headers.get("content-type") or "") != media.DOCKER_SCHEMA1_SIGNED:
+            self.spoiled(digest)  # signed ones of schema 1 are named by the digest of a part of them
+        return None
+
+    def failed(self, reason: str) -> None:
+        """What it had begun to send ended early."""
+        self._mirror.failed(reason)
+
+    def spoiled(self, digest: Digest) -> None:
+        """What it sent is not `digest`."""
+        self._mirror.spoiled(digest)
+
+    async def _ask(self, path: str, fields: Headers, *, bulk: bool) -> Reply:
+        reply = await self._asked(path, fields, self._logins.known(self._repository), bulk=bulk)
+        if reply.status == 401:
+            authorization = await self._logins.answered(self._repository, reply.headers, "")
+            if authorization is not None:
+                await reply.discard()
+                reply = await self._asked(path, fields, authorization, bulk=bulk)
+        if reply.ok:
+            self._mirror.worked()
+        elif Trouble.status(reply.status):
+            self._mirror.failed(f"it answered {reply.status}", retry_after(reply.headers, self._now()) or 0.0)
+        elif reply.status in (401, 403) or (reply.status == 404 and await _is_of_nothing(reply)):
+            self._mirror.lacks(self._repository)
+        return reply
+
+    async def _asked(self, path: str, fields: Headers, authorization: str | None, *, bulk: bool) -> Reply:
+        if authorization is not None:
+            fields = fields.having("Authorization", authorization)
+        url = f"{self._repository.registry}/v2/{self._repository.name}/{path}"
+        try:
+            return await self._upstream.ask("GET", url, fields, follow=True, bulk=bulk)
+        except UpstreamError as error:
+            self._mirror.failed(str(error))
+            raise
+
+
+class UpstreamMirrors:
+    """The mirrors of all registries. `clock` counts seconds and never goes back, `now` those since the epoch."""
+
+    def __init__(
+        self,
+        named: Iterable[MirrorOf],
+        upstream: Upstream,
+        logins: Logins,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+    ) -> None:
+        self._upstream = upstream
+        self._logins = logins
+        self._now = now
+        self._mirrors: dict[tuple[str, int], list[_Mirror]] = {}
+        for mirror in named:
+            place = mirror.registry.host, mirror.registry.port
+            self._mirrors.setdefault(place, []).append(_Mirror(mirror, clock))
+
+    def of(self, repository: Repository) -> Sequence[MirroredRepository]:
+        """Where content of this repository may be had now, best first."""
+        place = repository.registry.host, repository.registry.port
+        named = ((mirror, mirror.repository(repository.name)) for mirror in self._mirrors.get(place, ()))
+        return [
+            MirroredRepository(mirror, there, self._upstream, self._logins, self._now)
+            for mirror, there in named
+            if mirror.is_worth_asking(there)
+        ]
+
+
+async def _is_of_nothing(reply: Reply) -> bool:
+    """Does this 404 say that the repository is not there, and not only what was asked for?"""
+    try:
+        body = await reply.body(_MAX_REFUSAL)
+    except UpstreamError:
+        return False
+    return bool(ocierrors.codes(body or b"") & _NOTHING_THERE)
