@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from lab.cdn import Cdn
 from lab.clients import Clients
@@ -26,6 +27,10 @@ from lab.proxy import Proxies
 from lab.registry import Registry
 from lab.tokens import TokenServer
 from lab.web import served
+
+# How long an example takes says nothing: tests run side by side, on whatever else the machine does.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -295,7 +295,7 @@ async def test_what_changes_often_is_remembered_like_what_changed_last(
 # -- any history
 
 
-@settings(max_examples=30, deadline=None)  # every one with a store of its own
+@settings(max_examples=30)  # every one with a store of its own
 @given(steps=st.lists(st.sampled_from(["ask", "grant", "revoke", "later", "restart"]), max_size=12))
 def test_a_grant_always_rests_on_a_question_after_the_last_refusal(
     tmp_path_factory: pytest.TempPathFactory, steps: list[str]

@@ -469,7 +469,7 @@ _STEPS = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)  # every one with a store of its own
+@settings(max_examples=25)  # every one with a store of its own
 @given(steps=st.lists(_STEPS, max_size=14))
 def test_what_is_known_is_what_was_said_last(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, int]]

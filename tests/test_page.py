@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lab.inside import whole
 from lab.stores import blob
 from pullthrough import __version__
 from pullthrough.core.digest import Digest
@@ -276,3 +277,11 @@ async def test_the_first_page_says_what_the_mirror_exposes(store: Store) -> None
     )
 
     assert "<p>to &lt;clients&gt;</p>" in text(await page.answer("GET", "/", "cache.test"))
+
+
+@pytest.mark.parametrize("host", ["cache.test", "cache.test:443", "[fd00::5]", "[fd00::5]:443", "10.0.0.5:5050"])
+async def test_where_we_are_taken_for_registries_the_page_names_the_main_port(page: Page, host: str) -> None:
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    answer = await page.answer("GET", "/setup.sh", host, by_name=True)
+
+    assert f"\ncache='http://{name}:3128'\n".encode() in await whole(answer.body)

@@ -161,8 +161,9 @@ class PullthroughAddon:
         self._respond(flow, answer)
 
     async def _answer_ourselves(self, flow: http.HTTPFlow) -> None:
+        request, by_name = flow.request, isinstance(flow.client_conn.proxy_mode, SniMode)
         try:
-            answer = await self._page.answer(flow.request.method, flow.request.path, flow.request.host_header or "")
+            answer = await self._page.answer(request.method, request.path, request.host_header or "", by_name=by_name)
         except Exception:  # without an answer mitmproxy would send the request to where it came from
             log.exception("fault while answering %s", flow.request.path)
             flow.response = error_response(500, "internal fault; the log of the proxy has it")

@@ -27,6 +27,7 @@ from pullthrough.store import Store, StoreError
 
 #: A Host field that may stand in commands, on the page and in the script: somebody's shell will read them.
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_PORT: Final = re.compile(r":[0-9]*$")
 _PAGE: Final = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -59,7 +60,7 @@ class Page:
     """Answers GET and HEAD on our own paths. `ca_pem` is what clients have to trust now, one certificate or two.
 
     `ratelimit` has what each registry last said of its rate limit, `unreachable` the upstreams that do not
-    answer, with the time since when. `exposed` says who may read what from the mirror.
+    answer, with the time since when. `exposed` says who may read what from the mirror, `port` is the main one.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class Page:
         ratelimit: Callable[[], Mapping[str, Budget]] = dict,
         unreachable: Callable[[], Mapping[str, datetime]] = dict,
         exposed: str = "",
+        port: int = 3128,
     ) -> None:
         self._ca_pem = ca_pem
+        self._port = port
         self._fingerprint = fingerprint
         self._setup = SetupScript()
         self._health = health
@@ -84,8 +87,13 @@ class Page:
         self._unreachable = unreachable
         self._exposed = html.escape(exposed)
 
-    async def answer(self, method: str, target: str, host: str) -> Answer:
-        """The answer to a request made to us. `host` is the Host field, for the links on the page."""
+    async def answer(self, method: str, target: str, host: str, *, by_name: bool = False) -> Answer:
+        """The answer to a request made to us. `host` is the Host field, for the links on the page.
+
+        `by_name`: it came to a port where we are taken for registries, which is no place for proxy requests.
+        """
+        if by_name:
+            host = f"{_PORT.sub('', host)}:{self._port}"
         if method not in ("GET", "HEAD"):
             return _error(405, ocierrors.UNSUPPORTED, "only GET and HEAD are answered here", ("Allow", "GET, HEAD"))
         match target.partition("?")[0]:

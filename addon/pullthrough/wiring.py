@@ -123,6 +123,7 @@ class App:
             ratelimit=lambda: self.inside.limits.budgets,
             unreachable=breaker.failing,
             exposed=_exposed(settings),
+            port=settings.listen.port,
         )
         metrics.watch(
             degraded=lambda: float(bool(self.health.reasons)),

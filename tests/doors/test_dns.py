@@ -171,8 +171,9 @@ def test_a_host_that_is_no_registry_is_passed_on_unopened(
 
 @pytest.mark.parametrize("address", [FOUR, SIX])
 def test_the_proxy_itself_is_there_by_its_name(network: Network, gateway: Gateway, address: str) -> None:
-    with tls(network.client, address, "cache.test", gateway.ca_file) as wire:
-        assert get(wire, "cache.test", "/healthz").startswith(b"HTTP/1.1 200")
+    for path, said in (("/healthz", b"HTTP/1.1 200"), ("/setup.sh", b"\ncache='http://cache.test:3128'\n")):
+        with tls(network.client, address, "cache.test", gateway.ca_file) as wire:
+            assert said in get(wire, "cache.test", path)
 
 
 @pytest.mark.usefixtures("gateway")

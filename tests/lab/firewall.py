@@ -16,11 +16,11 @@ KINDS: Final = ("nft redirect", "nft tproxy", "iptables")
 
 
 @contextmanager
-def firewall(kind: str, machine: Machine) -> Iterator[None]:
-    """Have rules of this kind, for IPv4 and IPv6, and take them back."""
+def firewall(kind: str, machine: Machine, door: int = REDIRECTED) -> Iterator[None]:
+    """Have rules of this kind, for IPv4 and IPv6, and take them back. Only the first kind knows another `door`."""
     match kind:
         case "nft redirect":
-            rules = _nft(machine, SCRIPTS / "transparent.nft")
+            rules = _nft(machine, SCRIPTS / "transparent.nft", door)
         case "nft tproxy":
             rules = _tproxy(machine)
         case "iptables":
@@ -32,10 +32,10 @@ def firewall(kind: str, machine: Machine) -> Iterator[None]:
 
 
 @contextmanager
-def _nft(machine: Machine, file: Path) -> Iterator[None]:
+def _nft(machine: Machine, file: Path, door: int = REDIRECTED) -> Iterator[None]:
     ports = ", ".join(map(str, PORTS))
     nft = need("nft")
-    defined = ["-D", "clients=clients", "-D", f"door={REDIRECTED}", "-D", f"ports={{ {ports} }}"]
+    defined = ["-D", "clients=clients", "-D", f"door={door}", "-D", f"ports={{ {ports} }}"]
     machine.run([nft, *defined, "-f", str(file)])
     try:
         yield
