@@ -142,9 +142,13 @@ def test_containerd_takes_a_mirror_from_hosts_toml(
 
 @pytest.mark.usefixtures("hub")
 def test_docker_takes_it_as_a_registry_mirror_of_docker_hub(
-    registry: Registry, cdn: Cdn, proxy: Proxy, engines: Engines, image: Image, repository: str
+    registry: Registry, cdn: Cdn, proxy: Proxy, engines: Engines, image: Image, repository: str, tmp_path: Path
 ) -> None:
+    """Its BuildKit as well, for the base of a build."""
     docker = engines.docker(None, mirrors=[proxy.url])
+    folder = tmp_path / "context"
+    folder.mkdir()
+    (folder / "Dockerfile").write_text(f"FROM {repository}:v1\nCOPY Dockerfile /\n")
 
     for _ in range(2):
         forget(registry, cdn)
@@ -152,6 +156,10 @@ def test_docker_takes_it_as_a_registry_mirror_of_docker_hub(
         assert pulled, pulled.err
         assert docker.holds(f"{repository}:v1", image)
         docker.clean()
+    assert_only_tags_were_checked(registry, cdn)
+    forget(registry, cdn)
+    built = docker.build(folder)
+    assert built, built.err
     assert_only_tags_were_checked(registry, cdn)
 
 
