@@ -186,9 +186,9 @@ class Podman:
         """The manifest digest of an image in its storage."""
         return self.run("image", "inspect", "--format", "{{.Digest}}", name).out.strip()
 
-    def remove(self, name: str) -> Result:
+    def remove(self, *names: str) -> Result:
         """`podman rmi`."""
-        return self.run("rmi", "--force", name)
+        return self.run("rmi", "--force", *names)
 
     def _configure(self) -> dict[str, str]:
         folder = self.home.folder

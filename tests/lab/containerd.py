@@ -34,10 +34,11 @@ class Containerd(Engine):
 
     def clean(self) -> None:
         """Remove every image and all content, so that the next pull fetches again."""
-        for namespace in (Ctr.NAMESPACE, Cri.NAMESPACE):
+        for namespace in self.run("namespaces", "ls", "--quiet").out.split():
             for kind in ("images", "leases", "content"):
-                for name in self.run(kind, "ls", "--quiet", namespace=namespace).out.split():
-                    self.run(kind, "rm", *(["--sync"] if kind != "content" else []), name, namespace=namespace)
+                found = self.run(kind, "ls", "--quiet", namespace=namespace).out.split()
+                if found:
+                    self.run(kind, "rm", *(["--sync"] if kind != "content" else []), *found, namespace=namespace)
 
     def holds(self, name: str, image: Image, namespace: str) -> bool:
         """Whether `name` is this image, every byte of it."""

@@ -71,14 +71,15 @@ class Docker(Engine):
             and any(known.endswith(f"@{image.digest}") for known in found["RepoDigests"])
         )
 
-    def remove(self, name: str) -> Result:
+    def remove(self, *names: str) -> Result:
         """`docker image rm`; layers that no other image has go with it."""
-        return self.run("image", "rm", "--force", name)
+        return self.run("image", "rm", "--force", *names)
 
     def clean(self) -> None:
         """Remove every image, so that the next pull fetches again."""
-        for identity in set(self.run("image", "ls", "--all", "--quiet").out.split()):
-            self.remove(identity)
+        found = set(self.run("image", "ls", "--all", "--quiet").out.split())
+        if found:
+            self.remove(*found)
 
     def probe(self) -> Result:
         """`docker version`, which asks the daemon for its own."""

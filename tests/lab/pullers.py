@@ -65,8 +65,8 @@ class PodmanPuller:
 
     def clean(self) -> None:
         """Remove the images that were pulled."""
-        for name in self._names:
-            self._podman.remove(name)
+        if self._names:
+            self._podman.remove(*self._names)
         self._names.clear()
 
 
