@@ -4,13 +4,16 @@ A proxy takes a second to start, so tests that need no flags of their own share 
 repositories keep them apart (`data`, `repository`).
 """
 
+import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from lab.asking import Asking
 from lab.cdn import Cdn
+from lab.clients import Clients
+from lab.engines import Engines
 from lab.fake_registry import Content, FakeRegistry, Manners
 from lab.front import Front
 from lab.http import Client
@@ -18,6 +21,7 @@ from lab.images import KIB
 from lab.names import NameMap
 from lab.pki import Pki
 from lab.proxy import Proxies, Proxy
+from lab.pullers import Puller, puller
 from lab.registry import Registry
 from lab.token_path import basic
 from lab.tokens import TokenServer
@@ -126,6 +130,22 @@ def brisk_proxy(session_brisk_proxy: Proxy, tokens: TokenServer) -> Iterator[Pro
     session_brisk_proxy.regain_names()
     text = session_brisk_proxy.log_text()[told:]
     assert not [secret for secret in secrets(tokens) if secret in text]
+
+
+@pytest.fixture(scope="module")
+def make(
+    session_brisk_proxy: Proxy, public: Pki, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Puller]]:
+    """Gives a client of a kind (`lab.pullers`) behind `brisk_proxy`: the same one to all tests of a module.
+
+    To start an engine costs as much as all that a test does with it. Whatever it still has of another test is of a
+    repository that is no other's.
+    """
+    folder, proxy = tmp_path_factory.mktemp("pullers"), session_brisk_proxy
+    clients, engines = Clients(folder), Engines(folder)
+    yield functools.cache(lambda kind: puller(kind, clients, engines, proxy.url, proxy.ca_file, public.ca_file))
+    engines.end()
+    clients.end()
 
 
 def secrets(tokens: TokenServer) -> list[str]:

@@ -9,15 +9,12 @@ from dataclasses import dataclass
 import pytest
 
 from lab.asking import Asking, cache_status, from_cache
-from lab.clients import Clients
 from lab.deadline import eventually
-from lab.engines import Engines
 from lab.front import Front
 from lab.images import KIB, Image, Layout
 from lab.journal import find
-from lab.pki import Pki
 from lab.proxy import Proxies, Proxy
-from lab.pullers import KINDS, Puller, puller
+from lab.pullers import KINDS, Puller
 from lab.raw import Spoken
 from lab.registry import Registry
 from lab.token_path import ask_token, challenge, login, pull, token
@@ -91,11 +88,6 @@ def image(registry: Registry, layout: Layout, repository: str, private: str) -> 
 def anybody(front: Front, brisk_proxy: Proxy) -> Asking:
     """Whose own requests reach `front`, which notes their fields."""
     return Asking.through(brisk_proxy, front)
-
-
-@pytest.fixture
-def make(clients: Clients, engines: Engines, site: Site, public: Pki) -> Callable[[str], Puller]:
-    return lambda kind: puller(kind, clients, engines, site.proxy.url, site.proxy.ca_file, public.ca_file)
 
 
 async def pulled(asking: Asking, repository: str, image: Image) -> bool:

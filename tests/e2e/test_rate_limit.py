@@ -7,14 +7,11 @@ from typing import Any
 import pytest
 
 from lab.asking import Asking, cache_status, from_cache
-from lab.clients import Clients
-from lab.engines import Engines
 from lab.front import Budget, Front
 from lab.images import KIB, Image, Layout
 from lab.journal import find
-from lab.pki import Pki
 from lab.proxy import Proxies, Proxy
-from lab.pullers import KINDS, Puller, puller
+from lab.pullers import KINDS, Puller
 from lab.registry import Registry
 from lab.token_path import login
 
@@ -54,11 +51,6 @@ def remaining(proxy: Proxy, front: Front) -> tuple[dict[str, Any], str]:
     lines = proxy.get("/metrics")[1].decode().splitlines()
     metric = f'pullthrough_ratelimit_remaining{{registry="{front.host}"}} '
     return said, next(line.removeprefix(metric) for line in lines if line.startswith(metric))
-
-
-@pytest.fixture
-def make(clients: Clients, engines: Engines, brisk_proxy: Proxy, public: Pki) -> Callable[[str], Puller]:
-    return lambda kind: puller(kind, clients, engines, brisk_proxy.url, brisk_proxy.ca_file, public.ca_file)
 
 
 @pytest.mark.parametrize("kind", KINDS)
