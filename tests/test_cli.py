@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -71,9 +72,22 @@ def test_flags_of_other_commands_are_settings_too() -> None:
     assert of_the_ca <= flags("run") | OF_THE_COMMANDS
 
 
+@pytest.fixture(scope="module")
+def of_the_module() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture
+def help_of_run(of_the_module: dict[str, str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What `run --help` prints, asked for once."""
+    if "help" not in of_the_module:
+        of_the_module["help"] = Ran(capsys, "run", "--help").out
+    return of_the_module["help"]
+
+
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.name)
-def test_help_tells_flag_value_variable_and_default(capsys: pytest.CaptureFixture[str], option: Option) -> None:
-    shown = re.sub(r"\s+", " ", Ran(capsys, "run", "--help").out)
+def test_help_tells_flag_value_variable_and_default(help_of_run: str, option: Option) -> None:
+    shown = re.sub(r"\s+", " ", help_of_run)
     assert f"{option.flag} {option.opposite or option.metavar} {option.explained}" in shown
     assert f"[default: {option.default or option.unset}] [env: {option.variable}]" in shown
 
@@ -85,19 +99,17 @@ def test_help_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeyp
     assert [option.name for option in OPTIONS.values() if f"{option.variable}]" not in shown] == []
 
 
-def test_help_tells_how_times_and_switches_are_written(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Ran(capsys, "run", "--help").out
-    assert "A TIME is 500ms, 10s, 2m, 24h or 7d." in shown
-    assert "is true or false in a variable or the file." in shown
+def test_help_tells_how_times_and_switches_are_written(help_of_run: str) -> None:
+    assert "A TIME is 500ms, 10s, 2m, 24h or 7d." in help_of_run
+    assert "is true or false in a variable or the file." in help_of_run
 
 
-def test_help_has_examples_a_file_and_the_precedence(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Ran(capsys, "run", "--help").out
-    assert "pullthrough run --size 200GiB --registry registry.corp.test:5050" in shown
-    assert 'registry = ["registry.corp.test:5050"]' in shown
-    assert "A flag wins over its environment variable" in shown
-    assert "[env: PULLTHROUGH_CONFIG]" in shown
-    assert "[dim]" not in shown
+def test_help_has_examples_a_file_and_the_precedence(help_of_run: str) -> None:
+    assert "pullthrough run --size 200GiB --registry registry.corp.test:5050" in help_of_run
+    assert 'registry = ["registry.corp.test:5050"]' in help_of_run
+    assert "A flag wins over its environment variable" in help_of_run
+    assert "[env: PULLTHROUGH_CONFIG]" in help_of_run
+    assert "[dim]" not in help_of_run
 
 
 @pytest.mark.parametrize("arguments", [[], ["ca"]])
@@ -259,29 +271,55 @@ def test_rotate_refuses_what_it_cannot_do(
 # What clients take
 
 
-def exported(tmp_path: Path, form: str) -> bytes:
+@functools.cache  # a CA that does not change; each export is a process of its own
+def exported(data_dir: Path, form: str) -> bytes:
     """What `ca export --format` writes into a pipe."""
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent / "addon")}
-    command = [sys.executable, "-m", "pullthrough", "ca", "export", "--data-dir", str(tmp_path), "--format", form]
+    command = [sys.executable, "-m", "pullthrough", "ca", "export", "--data-dir", str(data_dir), "--format", form]
     return subprocess.run(command, env=environ, check=True, capture_output=True).stdout
 
 
+@pytest.fixture(scope="module")
+def folder_of_the_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rotating")
+
+
 @pytest.fixture
-def two(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> list[x509.Certificate]:
-    """The certificates of a CA that is being rotated."""
-    Ran(capsys, "ca", "init", "--data-dir", tmp_path)
-    Ran(capsys, "ca", "rotate", "--data-dir", tmp_path)
-    files = (tmp_path / "ca/ca-cert.pem", tmp_path / "ca/next/ca-cert.pem")
+def rotating(folder_of_the_module: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """The data folder of a CA that is being rotated; only to be read."""
+    if not (folder_of_the_module / "ca").exists():
+        Ran(capsys, "ca", "init", "--data-dir", folder_of_the_module)
+        Ran(capsys, "ca", "rotate", "--data-dir", folder_of_the_module)
+    return folder_of_the_module
+
+
+@pytest.fixture
+def two(rotating: Path) -> list[x509.Certificate]:
+    """Its certificates."""
+    files = (rotating / "ca/ca-cert.pem", rotating / "ca/next/ca-cert.pem")
     return [x509.load_pem_x509_certificate(file.read_bytes()) for file in files]
 
 
-def test_export_pem_has_the_old_and_the_new_one(two: list[x509.Certificate], tmp_path: Path) -> None:
-    assert x509.load_pem_x509_certificates(exported(tmp_path, "pem")) == two
+def has_a_key(content: bytes, folder: Path) -> bool:
+    """Is one of the private keys below `folder` in there, as text or as it is?"""
+    keys = [serialization.load_pem_private_key(file.read_bytes(), None) for file in folder.rglob(KEY_NAME)]
+    assert keys
+    secrets = []
+    for key in keys:
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        secrets.append(key.private_numbers().private_value.to_bytes(32, "big"))
+    return any(secret in content for secret in (b"PRIVATE", *secrets))
+
+
+def test_export_pem_has_the_old_and_the_new_one(two: list[x509.Certificate], rotating: Path) -> None:
+    assert x509.load_pem_x509_certificates(exported(rotating, "pem")) == two
 
 
 def test_export_der_has_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     Ran(capsys, "ca", "init", "--data-dir", tmp_path)
-    cert = x509.load_der_x509_certificate(exported(tmp_path, "der"))
+    content = exported(tmp_path, "der")
+    assert not has_a_key(content, tmp_path)
+    cert = x509.load_der_x509_certificate(content)
     assert cert == x509.load_pem_x509_certificate((tmp_path / "ca/ca-cert.pem").read_bytes())
     Ran(capsys, "ca", "rotate", "--data-dir", tmp_path)
     refused = Ran(capsys, "ca", "export", "--data-dir", tmp_path, "--format", "der")
@@ -289,15 +327,17 @@ def test_export_der_has_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert "during a rotation there are two; use --format pem or p12" in refused.err
 
 
-def test_export_k8s_configmap_is_what_kubectl_applies(two: list[x509.Certificate], tmp_path: Path) -> None:
-    found = YAML(typ="safe").load(exported(tmp_path, "k8s-configmap"))
+def test_export_k8s_configmap_is_what_kubectl_applies(two: list[x509.Certificate], rotating: Path) -> None:
+    found = YAML(typ="safe").load(exported(rotating, "k8s-configmap"))
     assert (found["apiVersion"], found["kind"], found["metadata"]) == ("v1", "ConfigMap", {"name": "pullthrough-ca"})
     assert x509.load_pem_x509_certificates(found["data"]["ca.crt"].encode()) == two
 
 
-def test_export_p12_is_a_trust_store_for_java_and_openssl(two: list[x509.Certificate], tmp_path: Path) -> None:
+def test_export_p12_is_a_trust_store_for_java_and_openssl(
+    two: list[x509.Certificate], rotating: Path, tmp_path: Path
+) -> None:
     store = tmp_path / "store.p12"
-    store.write_bytes(exported(tmp_path, "p12"))
+    store.write_bytes(exported(rotating, "p12"))
     keytool, openssl = need("keytool"), need("openssl")
     listing = [keytool, "-list", "-v", "-keystore", str(store), "-storepass", P12_PASSWORD]
     shown = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
@@ -309,19 +349,14 @@ def test_export_p12_is_a_trust_store_for_java_and_openssl(two: list[x509.Certifi
     assert {cert.serial_number for cert in x509.load_pem_x509_certificates(pem)} == {cert.serial_number for cert in two}
 
 
-@pytest.mark.parametrize("form", ["pem", "der", "p12", "k8s-configmap"])
-def test_no_export_has_the_key(capsys: pytest.CaptureFixture[str], tmp_path: Path, form: str) -> None:
-    Ran(capsys, "ca", "init", "--data-dir", tmp_path)
-    key = serialization.load_pem_private_key((tmp_path / "ca" / KEY_NAME).read_bytes(), None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    secret = key.private_numbers().private_value.to_bytes(32, "big")
-    content = exported(tmp_path, form)
-    assert b"PRIVATE" not in content
-    assert secret not in content
+@pytest.mark.parametrize("form", ["pem", "p12", "k8s-configmap"])
+def test_no_export_has_the_key(rotating: Path, form: str) -> None:
+    content = exported(rotating, form)
+    assert not has_a_key(content, rotating)
     if form == "p12":
         found, _, certs = pkcs12.load_key_and_certificates(content, P12_PASSWORD.encode())
         assert found is None
-        assert len(certs) == 1
+        assert len(certs) == 2
 
 
 @pytest.mark.parametrize("form", ["der", "p12"])
