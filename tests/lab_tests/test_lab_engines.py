@@ -72,14 +72,16 @@ def image(registry: Registry, layout: Layout, repository: str) -> Image:
 
 
 def test_an_image_is_pulled_by_tag_and_by_digest_and_fetched_again_after_a_clean(
-    registry: Registry, cdn: Cdn, client: Puller, image: Image, repository: str
+    registry: Registry, cdn: Cdn, client: Puller, image: Image, layout: Layout, repository: str
 ) -> None:
+    another = layout.image(None, [KIB], seed="another")
     for reference in ("v1", image.digest):
         name = registry.image_name(repository, reference)
         assert not client.holds(name, image)
         pulled = client.pull(name)
         assert pulled, pulled.err
         assert client.holds(name, image)
+        assert not client.holds(name, another)
         client.clean()
 
     assert not client.holds(registry.image_name(repository, "v1"), image)
@@ -87,40 +89,15 @@ def test_an_image_is_pulled_by_tag_and_by_digest_and_fetched_again_after_a_clean
     assert not any(request.authorized for request in cdn.journal.requests())
 
 
-def test_private_images_are_for_the_right_credentials(registry: Registry, client: Puller, layout: Layout) -> None:
-    image = layout.image(None, [KIB], seed="private-engines")
-    registry.seed(image, "priv/engines", "v1")
-    name = registry.image_name("priv/engines", "v1")
-
-    for creds in (None, "bob:hunter2", "alice:wrong"):
-        refused = client.pull(name, creds=creds)
-        assert not refused
-        assert refused.err
-    pulled = client.pull(name, creds="alice:secret")
-
-    assert pulled, pulled.err
-    assert client.holds(name, image)
-
-
-def test_an_image_is_not_another_one(
-    registry: Registry, client: Puller, image: Image, layout: Layout, repository: str
-) -> None:
-    name = registry.image_name(repository, "v1")
-
-    assert client.pull(name)
-
-    assert not client.holds(name, layout.image(None, [KIB], seed="another"))
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_only_the_given_cas_are_trusted(
-    kind: str, registry: Registry, engines: Engines, parent: ParentProxy, public: Pki, repository: str
+    registry: Registry, engines: Engines, parent: ParentProxy, public: Pki, repository: str
 ) -> None:
-    client = KINDS[kind](Site(engines, parent, (public.ca_file,)))
+    site = Site(engines, parent, (public.ca_file,))
+    containerd = site.containerd()
 
-    refused = client.pull(registry.image_name(repository, "v1"))
-
-    assert "certificate signed by unknown authority" in refused.err
+    for client in (site.docker(), containerd.ctr, containerd.cri):
+        refused = client.pull(registry.image_name(repository, "v1"))
+        assert "certificate signed by unknown authority" in refused.err
 
 
 def test_docker_logs_in_tags_pushes_and_removes(registry: Registry, site: Site, image: Image, repository: str) -> None:
