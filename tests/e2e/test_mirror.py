@@ -1,6 +1,6 @@
 """Real clients that name the proxy as a mirror, or pull from it directly. They can reach no registry by themselves."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bcrypt
@@ -62,6 +62,28 @@ def assert_only_tags_were_checked(registry: Registry, cdn: Cdn) -> None:
     assert find(registry.journal, "/manifests/", method="GET") == []
 
 
+def without_tls(kind: str, clients: Clients, engines: Engines) -> Callable[[str, Image], bool]:
+    """One client that has nothing, pulls a name without TLS, and tells whether the image came."""
+    if kind == "skopeo":
+        skopeo = clients.skopeo(None)
+        return lambda name, image: skopeo.pull(f"docker://{name}", "--src-tls-verify=false").holds(image)
+    if kind == "docker":
+        docker = engines.docker(None)  # which needs no TLS for 127.0.0.0/8
+
+        def by_docker(name: str, image: Image) -> bool:
+            docker.clean()
+            return bool(docker.pull(name)) and docker.holds(name, image)
+
+        return by_docker
+    podman = clients.podman(None)
+
+    def by_podman(name: str, image: Image) -> bool:
+        podman.remove("--all")
+        return bool(podman.pull(name, "--tls-verify=false")) and podman.digest(name) == image.digest
+
+    return by_podman
+
+
 @pytest.mark.parametrize("kind", ["skopeo", "podman", "docker"])
 def test_an_image_is_pulled_from_the_cache_by_its_own_name(
     registry: Registry,
@@ -74,15 +96,10 @@ def test_an_image_is_pulled_from_the_cache_by_its_own_name(
     private: str,
     kind: str,
 ) -> None:
+    fetched = without_tls(kind, clients, engines)
+
     def pulled(repository: str) -> bool:
-        name = f"127.0.0.1:{proxy.port}/{below(registry)}/{repository}:v1"
-        if kind == "skopeo":
-            return clients.skopeo(None).pull(f"docker://{name}", "--src-tls-verify=false").holds(image)
-        if kind == "podman":
-            podman = clients.podman(None)
-            return bool(podman.pull(name, "--tls-verify=false")) and podman.digest(name) == image.digest
-        docker = engines.docker(None)  # which needs no TLS for 127.0.0.0/8
-        return bool(docker.pull(name)) and docker.holds(name, image)
+        return fetched(f"127.0.0.1:{proxy.port}/{below(registry)}/{repository}:v1", image)
 
     assert pulled(repository)
     forget(registry, cdn)
