@@ -1,13 +1,16 @@
 """Mirrors of a registry: bytes come from them, rights and tags from the registry alone."""
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import pytest
 
+from lab.dripping import Dripping
 from lab.fake_registry import MANIFEST, Content, FakeImage, FakeRegistry, Manners, Redirect, basic, digest_of, only
 from lab.faults import Fault
 from lab.inside import REPOSITORY, Chosen, Inside, digest_in, inside, plain_registry, reached, until, until_cut, whole
@@ -15,8 +18,18 @@ from lab.journal import find
 from pullthrough import fetch, upstream_mirrors
 from pullthrough.core import ocierrors
 from pullthrough.fetch import BACK_OFF
-from pullthrough.messages import Answer, Body
+from pullthrough.messages import Answer, Body, BodyError
 
+LONG = {"Content-Length": "60000"}
+#: Answers that never come to their end.
+DRIPPING: Final[Mapping[str, tuple[int, Mapping[str, str]]]] = {
+    "the content": (200, {"Content-Length": str(200_000)}),
+    "without a length": (200, {"Transfer-Encoding": "chunked"}),
+    "not found": (404, LONG),
+    "a challenge": (401, {"WWW-Authenticate": 'Bearer realm="https://auth.test/"', **LONG}),
+    "unavailable": (503, LONG),
+    "a redirect": (307, {"Location": "/v2/", **LONG}),
+}
 ALICE, BOB = basic("alice", "a"), basic("bob", "b")
 LAYERS = [random.Random(seed).randbytes(200_000) for seed in range(2)]
 
@@ -241,7 +254,7 @@ async def test_wrong_bytes_of_a_mirror_are_not_kept_and_not_asked_for_again(
     assert len(asked(mirrors[0])) == 1
 
 
-async def test_who_began_with_wrong_bytes_is_to_blame_too(
+async def test_of_several_that_sent_a_part_nobody_knows_who_is_to_blame(
     proxy: Inside, mirrors: list[FakeRegistry], image: FakeImage
 ) -> None:
     cut = mirrors[0].fault("/blobs/", Fault(corrupt_at=0, stall_after=70_000, cut_after=70_000))
@@ -252,9 +265,53 @@ async def test_who_began_with_wrong_bytes_is_to_blame_too(
     await until_cut(body)
     await proxy.landed()
 
-    proxy.clock.time += 500
-    assert well(proxy) == 0, "both had a part in it"
+    assert well(proxy) == 0
     assert (await proxy.get(blob(image.layers[0]))).body == LAYERS[0]
+    proxy.clock.time += 30
+    assert well(proxy) == 2, "the honest one is not left alone for ten minutes"
+
+
+async def test_what_a_mirror_began_is_not_gone_on_with_by_the_next_pull(
+    proxy: Inside, mirrors: list[FakeRegistry], image: FakeImage
+) -> None:
+    """While the others are away nobody else takes it to its end, and what is there may be wrong."""
+    one, two = mirrors
+    cut = one.fault("/blobs/", Fault(corrupt_at=0, stall_after=70_000, cut_after=70_000))
+    two.fault("/v2/hub/", Fault(status=503), times=None)
+    proxy.fake.fault("/blobs/", Fault(status=503), times=None)
+    body = await begun(proxy, image.layers[0])
+    await took(body, 70_000)
+    cut.release()
+    await until_cut(body)
+    await proxy.landed()
+    assert proxy.partials() == []
+
+    proxy.fake.reset()
+    assert (await proxy.get(blob(image.layers[0]))).body == LAYERS[0]
+
+
+@pytest.mark.parametrize("kind", DRIPPING)
+async def test_a_mirror_that_drips_holds_no_pull(
+    tmp_path: Path, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """One byte now and then is never silence."""
+    monkeypatch.setattr(fetch, "_PATIENCE", 0.3)
+    monkeypatch.setattr(upstream_mirrors, "_BODY_TIME", 0.3)
+    dripping = Dripping(*DRIPPING[kind])
+    dripping.start()
+    registry = f"{fake.address}:{fake.port}"
+    named = f"{registry}=http://{dripping.address}:{dripping.port}"
+    chosen = Chosen(more={"registry": [registry], "upstream_mirror": [named]})
+    async with inside(tmp_path, fake, chosen=chosen) as proxy:
+        image = proxy.fake.add_image(REPOSITORY, "1.0", LAYERS)
+        async with asyncio.timeout(60):
+            with contextlib.suppress(BodyError):  # some of it came, and was wrong
+                await proxy.get(blob(image.layers[0]))
+            assert (await proxy.get(blob(image.layers[0]))).body == LAYERS[0]
+            proxy.clock.time += 700
+            assert digest_of((await proxy.get(manifest("1.0"), accept=MANIFEST)).body) == image.digest
+        assert len(dripping.journal.requests()) >= 2
+        dripping.stop()
 
 
 async def test_a_manifest_with_wrong_bytes_is_taken_from_the_next(
@@ -376,24 +433,33 @@ async def test_a_pull_is_not_spent_on_what_a_mirror_has(
     assert (got.status, digest_of(got.body), asked(proxy.fake)) == (200, image.digest, [])
 
 
-async def test_a_signed_manifest_of_schema_1_is_nobodys_fault(
-    proxy: Inside, mirrors: list[FakeRegistry], image: FakeImage
+async def test_a_signed_manifest_of_schema_1_is_the_registrys_to_send(
+    proxy: Inside, mirrors: list[FakeRegistry]
 ) -> None:
     """It is named by the digest of a part of it."""
     schema1 = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+    proxy.fake.add_manifest(REPOSITORY, "1.0", b"{}", schema1)
+
+    assert (await proxy.get(manifest("1.0"), accept=schema1)).body == b"{}"
+    assert asked(mirrors[0]) == []
+
+
+async def test_the_name_of_schema_1_spares_no_liar(
+    proxy: Inside, mirrors: list[FakeRegistry], image: FakeImage
+) -> None:
+    schema1 = "application/vnd.docker.distribution.manifest.v1+prettyjws"
     mirrors[0].content.manifests[f"hub/{REPOSITORY}", image.digest] = (schema1, b"{}")
 
-    assert (await proxy.get(manifest("1.0"), accept=MANIFEST)).status == 200
-    assert well(proxy) == 2
+    assert digest_of((await proxy.get(manifest("1.0"), accept=MANIFEST)).body) == image.digest
+    assert well(proxy) == 1
 
 
 async def test_rests_grow_and_end_with_the_first_success(
     proxy: Inside, mirrors: list[FakeRegistry], image: FakeImage
 ) -> None:
-    [one, _] = proxy.mirrors.of(proxy.repository())
     lengths = []
     for _ in range(8):
-        one.failed("test")
+        proxy.mirrors.of(proxy.repository())[0].failed("test")
         lengths.append(0)
         while well(proxy) < 2:
             proxy.clock.time += 5
@@ -401,8 +467,39 @@ async def test_rests_grow_and_end_with_the_first_success(
     assert lengths == [10, 20, 40, 80, 160, 320, 600, 600]
 
     assert (await proxy.get(blob(image.layers[0]))).status == 200
-    one.failed("test")
+    proxy.mirrors.of(proxy.repository())[0].failed("test")
     proxy.clock.time += 11
+    assert well(proxy) == 2
+
+
+@pytest.mark.parametrize("first", ["503", "Retry-After", "wrong bytes"])
+async def test_what_was_under_way_at_a_failure_is_no_further_one(
+    proxy: Inside, mirrors: list[FakeRegistry], image: FakeImage, first: str
+) -> None:
+    """Nor does it make the rest shorter."""
+    one, two = mirrors
+    two.fault("/v2/hub/", Fault(status=404), times=None)
+    held = one.fault(image.layers[1], Fault(hold_headers=True, status=503))
+    late = asyncio.create_task(proxy.get(blob(image.layers[1])))
+    await reached(held)
+    match first:
+        case "wrong bytes":
+            one.fault(image.layers[0], Fault(corrupt_at=5))
+            await until_cut(await begun(proxy, image.layers[0]))
+        case "Retry-After":
+            one.fault(image.layers[0], Fault(status=429, headers={"Retry-After": "300"}))
+            await proxy.get(blob(image.layers[0]))
+        case _:
+            one.fault(image.layers[0], Fault(status=503))
+            await proxy.get(blob(image.layers[0]))
+    held.release()
+    assert (await late).status == 200
+    await proxy.landed()
+
+    rest = {"503": 10, "Retry-After": 300, "wrong bytes": 600}[first]
+    proxy.clock.time += rest - 1
+    assert well(proxy) == 1
+    proxy.clock.time += 2
     assert well(proxy) == 2
 
 

@@ -7,6 +7,7 @@ relayed in its own words.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,7 +32,7 @@ from pullthrough.fetch import (
 from pullthrough.flights import Flight, Flights, NotTheBlob
 from pullthrough.joins import Joins
 from pullthrough.links import Links
-from pullthrough.messages import Answer, Pass, Repository, Request
+from pullthrough.messages import Answer, Pass, Registry, Repository, Request
 from pullthrough.store import Link, Store, StoreError
 from pullthrough.trouble import Trouble
 from pullthrough.upstream import Reply, Upstream, UpstreamError
@@ -82,8 +83,17 @@ class Blobs:
     """Answers GET and HEAD on blobs (OCI distribution spec 1.1, end-2)."""
 
     def __init__(
-        self, store: Store, flights: Flights, upstream: Upstream, access: Access, mirrors: UpstreamMirrors
+        self,
+        store: Store,
+        flights: Flights,
+        upstream: Upstream,
+        access: Access,
+        mirrors: UpstreamMirrors,
+        *,
+        vouches: Callable[[Registry], bool],
     ) -> None:
+        """A registry that `vouches` proves by its mere word that it has a digest; others have to send it."""
+        self._vouches = vouches
         self._store = store
         self._flights = flights
         self._upstream = upstream
@@ -214,11 +224,12 @@ class Blobs:
             one_byte = source.headers.having("Range", "bytes=0-0") if size != 0 else source.headers
             reply = await self._upstream.ask("GET", source.url(digest), one_byte, follow=True)
             if not reply.ok:
-                if reply.status in (401, 403):
+                refused = await refusal(reply)
+                if refused.status in (401, 403):
                     self._access.revoke(source.principal, source.repository)
-                return await refusal(reply)
+                return refused
             reply.close()
-        sure = _speaks_of(reply, digest, size)
+        sure = _speaks_of(reply, digest, size) and self._vouches(source.repository.registry)
         if sure:
             await self._proved(source, digest, asked)
         reason = objection(reply)

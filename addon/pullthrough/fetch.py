@@ -11,6 +11,7 @@ import contextlib
 import functools
 import random
 import re
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -25,6 +26,9 @@ from pullthrough.upstream import Reply, Upstream, UpstreamError
 BACK_OFF: Final = (0.2, 0.5, 1.0, 2.0, 4.0)
 #: Resumptions in all: an upstream that always sends one byte and hangs up must not keep us for ever.
 MAX_RESUMPTIONS: Final = 200
+#: Seconds that a mirror may keep us waiting, beyond what bytes take at the slowest rate that we put up with (a second).
+_PATIENCE: Final = 10.0
+_SLOWEST: Final = 32 << 10
 #: An error answer is relayed up to this length.
 _MAX_REFUSAL: Final = 64 * 1024
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
@@ -98,7 +102,13 @@ def repeated(headers: Headers, *more: str) -> Headers:
 
 
 async def refusal(reply: Reply) -> Refused:
-    """Read an error answer, to be relayed or raised."""
+    """Read an error answer, to be relayed or raised.
+
+    UpstreamError for that of a host to which the registry led: it is not the registry's word on anybody's right.
+    """
+    if reply.foreign:
+        reply.close()
+        raise UpstreamError(f"{reply.origin}, to which the registry led, answered {reply.status}")
     try:
         body = await reply.body(_MAX_REFUSAL)
     finally:
@@ -144,10 +154,13 @@ class Fetch:
         self._others = others
         self._mirrored = mirrored
         self._used: list[Mirror] = []
+        #: Did a part come from elsewhere?
+        self._mixed = offset > 0
         self._reply: Reply | None = None
         self._chunks: AsyncGenerator[bytes, None] | None = None
         self._etag: str | None = None
         self._skip = 0
+        self._patience = _PATIENCE
         self._tries = iter(BACK_OFF)
         self._resumptions = 0
         #: Bytes of the whole blob, if the upstream said so.
@@ -201,9 +214,17 @@ class Fetch:
             reply.close()
 
     def spoiled(self) -> None:
-        """What came is not the blob: the mirrors that had a part in it are to blame."""
-        for mirror in self._used:
-            mirror.spoiled(self._digest)
+        """What came is not the blob. One mirror that sent it is to blame; of several nobody knows which."""
+        if len(self._used) == 1 and not self._mixed:
+            self._used[0].spoiled(self._digest)
+        else:
+            for mirror in self._used:
+                mirror.failed(f"a part of what is not {self._digest} came from it")
+
+    @property
+    def mirrored(self) -> bool:
+        """Did some of it come from a mirror?"""
+        return bool(self._used)
 
     async def _receive(self) -> bytes:
         """What the present connection sends, without the bytes that we have already."""
@@ -211,7 +232,7 @@ class Fetch:
             return b""
         if self._chunks is None:
             raise UpstreamError("not connected")
-        async for chunk in self._chunks:
+        while chunk := await self._next(self._chunks):
             fresh = chunk[self._skip :]
             self._skip -= len(chunk) - len(fresh)
             if fresh:
@@ -220,6 +241,20 @@ class Fetch:
         if self.size is None:
             return b""
         raise UpstreamError(f"the body ended after {self.offset} of {self.size} bytes")
+
+    async def _next(self, chunks: AsyncGenerator[bytes, None]) -> bytes:
+        """The next chunk; b"" at the end. A mirror that keeps us waiting is given up: there are others."""
+        if self.mirror is None:
+            return await anext(chunks, b"")
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._patience):
+                chunk = await anext(chunks, b"")
+        except TimeoutError:
+            raise UpstreamError("the mirror is too slow") from None
+        waited = time.monotonic() - began
+        self._patience = min(_PATIENCE, self._patience - waited + len(chunk) / _SLOWEST)
+        return chunk
 
     async def _resume(self, error: UpstreamError) -> None:
         """Connect again from where we are, waiting longer each time; raise when the tries are used up."""
@@ -245,7 +280,7 @@ class Fetch:
         """Have a reply whose body continues at `offset`: from a mirror, or by the first source that is accepted."""
         ranged = self.offset > 0
         for mirror in self._mirrored.places():
-            with contextlib.suppress(Refused, Unsuitable, UpstreamError):  # then the next one, or the registry
+            with contextlib.suppress(Unsuitable, UpstreamError):  # then the next one, or the registry
                 return await self._ask(functools.partial(mirror.blob, self._digest), Headers(), mirror, ranged=ranged)
         refused: Exception = UpstreamError("nobody to ask for")
         for source in sources:
@@ -272,7 +307,10 @@ class Fetch:
             reply.close()
             return await self._ask(get, fields, mirror, ranged=False)
         if reply.status not in (200, 206):
-            raise await refusal(reply)
+            if mirror is None:
+                raise await refusal(reply)
+            reply.close()
+            raise Unsuitable(f"a mirror answered {reply.status}")
         try:
             self._accept(reply, mirror)
         except BaseException:
@@ -295,7 +333,10 @@ class Fetch:
             raise UpstreamError(f"the upstream now says {size} bytes, before it said {self.size}")
         self._skip = self.offset if reply.status == 200 else 0
         self._reply, self._chunks, self.mirror = reply, reply.chunks(), mirror
-        if mirror is not None and mirror not in self._used:
+        self._patience = _PATIENCE
+        if mirror is None:
+            self._mixed = True
+        elif mirror not in self._used:
             self._used.append(mirror)
         etag = reply.headers.get("etag") or ""
         self._etag = etag if etag.startswith('"') else None  # only strong validators may join parts (RFC 9110 13.1.5)

@@ -53,6 +53,8 @@ class Flight:
         self.size: int | None = None
         #: Who began to send, if it was not the registry.
         self.mirror: Mirror | None = None
+        #: Did a part come from somebody who is not the registry?
+        self.doubtful = False
         self.failure: Failure | None = None
         self.landed = False
         self._written = 0
@@ -292,6 +294,9 @@ class Flights:
         keep = True
         try:
             await self._transfer(flight, partial)
+        except UpstreamError:
+            keep = not flight.doubtful  # nobody would know where wrong bytes came from that the next fill goes on with
+            raise
         except (StoreError, NotTheBlob):
             keep = False  # a disk that is full or fails, or bytes that are wrong: what is there only takes room
             raise
@@ -318,6 +323,7 @@ class Flights:
             await self._store.reserve(partial, partial.written if whole else fetch.size or partial.written)
             flight.take_off(partial, partial.written if whole else fetch.size, fetch.mirror)
             cut = None if whole else await self._receive(flight, partial, fetch)
+        flight.doubtful = fetch.mirrored
         try:
             await self._land(flight, partial, cut)
         except NotTheBlob:

@@ -36,8 +36,9 @@ from pullthrough.upstream_mirrors import UpstreamMirrors
 class Inside:
     """What answers, over one store and one way upstream. Make it inside the event loop that it is to serve.
 
-    `secret` is the installation's. Registries that are `trusted` may lead clients to neighbours. `clock` counts
-    seconds and never goes back; `now` counts them since the epoch.
+    `secret` is the installation's. Registries that are `trusted` may lead clients to neighbours; one that `vouches`
+    proves by its mere word that it has a digest. `clock` counts seconds and never goes back; `now` counts them since
+    the epoch.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Inside:
         metrics: Metrics,
         secret: bytes,
         trusted: Callable[[Registry], bool],
+        vouches: Callable[[Registry], bool],
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -66,9 +68,16 @@ class Inside:
         logins = Logins(upstream, Keyring.load(settings.upstream_credentials, None), clock)
         self.mirrors = UpstreamMirrors(settings.upstream_mirror, upstream, logins, clock, now)
         # 3. what is answered
-        self.blobs = Blobs(store, self.flights, upstream, self.access, self.mirrors)
+        self.blobs = Blobs(store, self.flights, upstream, self.access, self.mirrors, vouches=vouches)
         self.manifests = Manifests(
-            store, upstream, self.access, tags, self.limits, self.mirrors, floor=settings.rate_limit_floor
+            store,
+            upstream,
+            self.access,
+            tags,
+            self.limits,
+            self.mirrors,
+            floor=settings.rate_limit_floor,
+            vouches=vouches,
         )
         broker = Broker(
             upstream=upstream,

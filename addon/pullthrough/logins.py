@@ -24,6 +24,8 @@ from pullthrough.messages import Answer, Pass, Registry, Repository, Request
 from pullthrough.upstream import Upstream, UpstreamError
 
 _MAX_TOKENS: Final = 4096
+#: Characters of one; longer ones would not fit into the head of a request.
+_MAX_TOKEN: Final = 16 << 10
 _MAX_ANSWER: Final = 1 << 20
 #: Seconds that a token lives where its server does not say (distribution's token specification).
 _DEFAULT_LIFE: Final = 60
@@ -78,7 +80,7 @@ class Logins:
             if challenge.scheme.lower() == "bearer":
                 said = await self._token(repository, challenge, login, client)
                 token = said.get("token") or said.get("access_token")
-                if isinstance(token, str) and token.isascii() and token.isprintable():
+                if isinstance(token, str) and token.isascii() and token.isprintable() and len(token) <= _MAX_TOKEN:
                     return self._keep(repository, f"Bearer {token}", _life(said), None)
         return None
 

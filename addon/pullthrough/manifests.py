@@ -8,7 +8,7 @@ stands in the link.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +24,7 @@ from pullthrough.fetch import Source
 from pullthrough.joins import Joins
 from pullthrough.limits import TOO_MANY_REQUESTS, Limits
 from pullthrough.links import Links
-from pullthrough.messages import Answer, BodyError, Pass, Repository, Request
+from pullthrough.messages import Answer, BodyError, Pass, Registry, Repository, Request
 from pullthrough.store import Link, Store, StoreError
 from pullthrough.tags import Tags
 from pullthrough.trouble import Trouble
@@ -82,8 +82,12 @@ class Manifests:
         mirrors: UpstreamMirrors,
         *,
         floor: int,
+        vouches: Callable[[Registry], bool],
     ) -> None:
-        """`floor`: below so many pulls that are left of a rate limit, none is spent on a tag that moved."""
+        """`floor`: below so many pulls that are left of a rate limit, none is spent on a tag that moved.
+
+        A registry that `vouches` proves by its mere word that it has a digest; others have to send it.
+        """
         self._store = store
         self._upstream = upstream
         self._access = access
@@ -91,6 +95,7 @@ class Manifests:
         self._limits = limits
         self._mirrors = mirrors
         self._floor = floor
+        self._vouches = vouches
         self._links = Links(store, access)
         self._heads: Joins[_Key, _Head] = Joins()
         self._wholes: Joins[_Key, _Whole | Pass] = Joins()
@@ -168,10 +173,10 @@ class Manifests:
             )
             return _headed(request, head, cache)
         if head.ok and head.digest is not None:
-            body = await self._stored(head.digest)
+            body = await self._stored(head.digest) if await self._has(source.repository, head.digest) else None
             if body is not None:
                 return _content(request, head.headers, head.digest, body, CacheStatus(hit=True, detail="tag checked"))
-            if (found := await self._from_mirror(source.repository, head.digest)) is not None:
+            if (found := await self._from_mirror(source.repository, head, head.digest)) is not None:
                 body, cache = found
                 await self._tags.seen(source.repository, tag, accept, head.digest, head.asked)
                 return _content(request, head.headers, head.digest, body, cache)
@@ -179,6 +184,10 @@ class Manifests:
         if sparing and not refused and head.budget is not None and head.budget.remaining < self._floor:
             raise Spared(f"the registry's rate limit has {head.budget.remaining} pulls left; the tag moved")
         return await self._whole(request, source, tag)
+
+    async def _has(self, repository: Repository, digest: Digest) -> bool:
+        """May the registry's word that it has this manifest be believed?"""
+        return self._vouches(repository.registry) or await self._links.find(repository, digest) is not None
 
     async def _said(self, repository: Repository, tag: str, accept: Sequence[str], head: _Head) -> None:
         """The upstream said what the tag names. In an outage that is the answer only if we have it by then."""
@@ -197,7 +206,8 @@ class Manifests:
         reply = await self._upstream.ask("HEAD", _url(source, reference), source.headers)
         reply.close()
         digest = _promised(reply)
-        await self._note(source, digest or Digest.parse(reference), reply, asked)
+        proven = (digest or Digest.parse(reference)) if self._vouches(source.repository.registry) else None
+        await self._note(source, proven, reply, asked)
         ok = reply.ok and _is_manifest(reply)
         return _Head(reply.status, reply.headers, digest, reply.length, ok, ratelimit.budget(reply.headers), wall)
 
@@ -221,9 +231,9 @@ class Manifests:
             head, _ = await self._heads.do(
                 _key(request, source, str(digest)), lambda: self._ask_head(source, str(digest))
             )
-            if head.ok and head.digest in (None, digest):
+            if head.ok and head.digest in (None, digest) and self._vouches(source.repository.registry):
                 cache = CacheStatus(hit=True, detail="access checked")
-                found = await self._from_mirror(source.repository, digest) if body is None else (body, cache)
+                found = await self._from_mirror(source.repository, head, digest) if body is None else (body, cache)
                 if found is not None:
                     body, cache = found
                     await self._tags.got(source.repository, digest)
@@ -263,8 +273,12 @@ class Manifests:
         await self._store.drop(digest)
         return None
 
-    async def _from_mirror(self, repository: Repository, digest: Digest) -> tuple[bytes, CacheStatus] | None:
+    async def _from_mirror(
+        self, repository: Repository, head: _Head, digest: Digest
+    ) -> tuple[bytes, CacheStatus] | None:
         """The manifest, of which the registry said to this client that it is there, from somebody else."""
+        if media.media_type(head.headers.get("content-type") or "") == media.DOCKER_SCHEMA1_SIGNED:
+            return None  # named by the digest of a part of it
         found, joined = await self._mirrored.do((repository, digest), lambda: self._ask_mirrors(repository, digest))
         if found is None:
             return None

@@ -44,6 +44,9 @@ _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 _NO_ANSWER: Final = frozenset((502, 503, 504))
 #: What may not stand in a request target but does in the Location of some registries.
 _UNENCODED: Final = re.compile(rb"[^\x21-\x7e]")
+#: Seconds for a body that is read as a whole: 8 MiB come through the slowest line in that time.
+_BODY_TIME: Final = 60.0
+_CHALLENGES: Final = ("WWW-Authenticate", "Proxy-Authenticate", "Authentication-Info")
 #: What a foreign origin gets to see of the client's request. Everything else may be a credential.
 _FOREIGN_FIELDS: Final = ("accept", "accept-encoding", "if-range", "range", "user-agent")
 #: How the body is sent is decided here.
@@ -86,14 +89,21 @@ class Reply:
         self._response = response
         self.status = response.status
         self.headers = Headers(response.headers.items())
-        #: Did a redirect lead to another origin than the one that was asked?
+        #: Did a redirect lead to another origin than the one that was asked? That one cannot challenge in its name.
         self.foreign = foreign
+        if foreign:
+            self.headers = self.headers.without(*_CHALLENGES)
 
     @property
     def length(self) -> int | None:
         """Content-Length, if it is one."""
         text = self.headers.get("content-length") or ""
         return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+    @property
+    def origin(self) -> str:
+        """Who answered, as far as it may stand in a log."""
+        return _shown(self._response.url)
 
     @property
     def ok(self) -> bool:
@@ -106,14 +116,18 @@ class Reply:
             async for chunk in self._response.content.iter_any():
                 yield chunk
 
-    async def body(self, limit: int) -> bytes | None:
-        """The whole body, or None if it is longer than `limit` bytes."""
+    async def body(self, limit: int, *, within: float = _BODY_TIME) -> bytes | None:
+        """The whole body, or None if it is longer than `limit` bytes.
+
+        UpstreamError if it is not here `within` seconds: one byte at a time would never be silence.
+        """
         gathered = bytearray()
-        async with contextlib.aclosing(self.chunks()) as chunks:
-            async for chunk in chunks:
-                gathered += chunk
-                if len(gathered) > limit:
-                    return None
+        with _translated(self._response.url):
+            async with asyncio.timeout(within), contextlib.aclosing(self.chunks()) as chunks:
+                async for chunk in chunks:
+                    gathered += chunk
+                    if len(gathered) > limit:
+                        return None
         return bytes(gathered)
 
     async def discard(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pullthrough.core import media, ocierrors
@@ -31,6 +31,8 @@ _LONGEST_REST: Final = 600.0
 #: ... and for which one is that says it has nothing of a repository, or nothing for us.
 _LACKING: Final = 60.0
 _MAX_LACKING: Final = 4096
+#: Seconds in which a manifest or an error has to be here.
+_BODY_TIME: Final = 10.0
 #: An error answer is read up to this length.
 _MAX_REFUSAL: Final = 64 << 10
 #: A whole repository's absence (OCI distribution spec 1.1, "Error Codes"); other 404s are about one manifest or blob.
@@ -46,6 +48,7 @@ class _Mirror:
         self._prefix = named.prefix
         self._clock = clock
         self._failures = 0
+        self._failed_at = 0.0
         self._resting_until = 0.0
         self._lacking: OrderedDict[Repository, float] = OrderedDict()
 
@@ -58,23 +61,28 @@ class _Mirror:
         now = self._clock()
         return self._resting_until <= now and self._lacking.get(repository, 0.0) <= now
 
-    def worked(self) -> None:
-        if self._failures:
+    def worked(self, since: float) -> None:
+        """It answered what was asked at `since`."""
+        if self._failures and since >= self._failed_at:
             log.info("mirror %s is well again", self.registry)
-        self._failures = 0
+            self._failures = 0
 
-    def failed(self, reason: str, pause: float = 0.0) -> None:
-        """Leave it alone for a while, `pause` seconds at least."""
-        seconds = min(max(_REST * 2**self._failures, pause), _LONGEST_REST)
-        self._failures = min(self._failures + 1, 10)
-        self._resting_until = self._clock() + seconds
-        log.warning("mirror %s is not asked for %.0f s: %s", self.registry, seconds, reason)
+    def failed(self, reason: str, since: float, pause: float = 0.0) -> None:
+        """It failed what was asked at `since`: leave it alone for a while, `pause` seconds at least.
 
-    def spoiled(self, digest: Digest) -> None:
-        """It sent bytes that are not what they were asked for as."""
-        self.failed(f"its bytes are not {digest}", _LONGEST_REST)
+        What was under way at the last failure already is no further one.
+        """
+        now = self._clock()
+        if since >= self._failed_at:
+            self._failures = min(self._failures + 1, 10)
+        self._failed_at = now
+        seconds = min(max(_REST * 2 ** (self._failures - 1), pause), _LONGEST_REST)
+        self._resting_until = max(self._resting_until, now + seconds)
+        log.warning("mirror %s is not asked for %.0f s: %s", self.registry, self._resting_until - now, reason)
 
     def lacks(self, repository: Repository) -> None:
+        """It said that there is nothing of this repository: do not ask it for that again at once."""
+        log.info("mirror %s has nothing of %s, or nothing for us", self.registry, repository.name)
         self._lacking.pop(repository, None)
         self._lacking[repository] = self._clock() + _LACKING
         while len(self._lacking) > _MAX_LACKING:
@@ -90,6 +98,8 @@ class MirroredRepository:
     _upstream: Upstream
     _logins: Logins
     _now: Callable[[], float]
+    #: When it was worth asking.
+    _since: float = field(compare=False)
 
     def __str__(self) -> str:
         return self._repository.registry.authority
@@ -104,37 +114,37 @@ class MirroredRepository:
         try:
             reply = await self._ask(f"manifests/{digest}", fields, bulk=False)
             try:
-                body = await reply.body(most) if reply.status == 200 else None
+                body = await reply.body(most, within=_BODY_TIME) if reply.status == 200 else None
             finally:
                 reply.close()
         except UpstreamError as error:
             self.failed(str(error))
             return None
-        if body is None or digest.matches(body):
-            return body
-        if media.media_type(reply.headers.get("content-type") or "") != media.DOCKER_SCHEMA1_SIGNED:
-            self.spoiled(digest)  # signed ones of schema 1 are named by the digest of a part of them
-        return None
+        if body is not None and not digest.matches(body):
+            self.spoiled(digest)
+            return None
+        return body
 
     def failed(self, reason: str) -> None:
         """What it had begun to send ended early."""
-        self._mirror.failed(reason)
+        self._mirror.failed(reason, self._since)
 
     def spoiled(self, digest: Digest) -> None:
         """What it sent is not `digest`."""
-        self._mirror.spoiled(digest)
+        self._mirror.failed(f"its bytes are not {digest}", self._since, _LONGEST_REST)
 
     async def _ask(self, path: str, fields: Headers, *, bulk: bool) -> Reply:
         reply = await self._asked(path, fields, self._logins.known(self._repository), bulk=bulk)
-        if reply.status == 401:
+        if reply.status == 401 and not reply.foreign:
             authorization = await self._logins.answered(self._repository, reply.headers, "")
             if authorization is not None:
                 await reply.discard()
                 reply = await self._asked(path, fields, authorization, bulk=bulk)
         if reply.ok:
-            self._mirror.worked()
-        elif Trouble.status(reply.status):
-            self._mirror.failed(f"it answered {reply.status}", retry_after(reply.headers, self._now()) or 0.0)
+            self._mirror.worked(self._since)
+        elif Trouble.status(reply.status) or reply.foreign:
+            pause = retry_after(reply.headers, self._now()) or 0.0
+            self._mirror.failed(f"{reply.origin} answered {reply.status}", self._since, pause)
         elif reply.status in (401, 403) or (reply.status == 404 and await _is_of_nothing(reply)):
             self._mirror.lacks(self._repository)
         return reply
@@ -146,7 +156,7 @@ class MirroredRepository:
         try:
             return await self._upstream.ask("GET", url, fields, follow=True, bulk=bulk)
         except UpstreamError as error:
-            self._mirror.failed(str(error))
+            self.failed(str(error))
             raise
 
 
@@ -163,6 +173,7 @@ class UpstreamMirrors:
     ) -> None:
         self._upstream = upstream
         self._logins = logins
+        self._clock = clock
         self._now = now
         self._mirrors: dict[tuple[str, int], list[_Mirror]] = {}
         for mirror in named:
@@ -173,8 +184,9 @@ class UpstreamMirrors:
         """Where content of this repository may be had now, best first."""
         place = repository.registry.host, repository.registry.port
         named = ((mirror, mirror.repository(repository.name)) for mirror in self._mirrors.get(place, ()))
+        since = self._clock()
         return [
-            MirroredRepository(mirror, there, self._upstream, self._logins, self._now)
+            MirroredRepository(mirror, there, self._upstream, self._logins, self._now, since)
             for mirror, there in named
             if mirror.is_worth_asking(there)
         ]
@@ -183,7 +195,7 @@ class UpstreamMirrors:
 async def _is_of_nothing(reply: Reply) -> bool:
     """Does this 404 say that the repository is not there, and not only what was asked for?"""
     try:
-        body = await reply.body(_MAX_REFUSAL)
+        body = await reply.body(_MAX_REFUSAL, within=_BODY_TIME)
     except UpstreamError:
         return False
     return bool(ocierrors.codes(body or b"") & _NOTHING_THERE)

@@ -201,6 +201,8 @@ class Inside(inside_of_the_proxy.Inside):
             offline=chosen.offline,
             clock=self.clock,
         )
+        #: Hosts of registries that nobody named.
+        self.found: set[str] = set()
         counted = Counted()
         self.counted = counted.tokens
         super().__init__(
@@ -210,6 +212,7 @@ class Inside(inside_of_the_proxy.Inside):
             metrics=counted,
             secret=b"secret",
             trusted=lambda registry: trusted,
+            vouches=lambda registry: registry.host not in self.found,
             clock=self.clock,
             now=self.clock,
         )

@@ -230,6 +230,11 @@ class Registries:
         if len(self._found) < MAX_FOUND:
             self._found.add((host, port))
 
+    def is_found(self, host: str, port: int) -> bool:
+        """Whether it is a registry only because it was found: neither well known nor named by the operator."""
+        place = (host, port)
+        return place in self._found and place not in self._builtin and place not in self._named
+
     def names(self, host: str) -> bool:
         """Whether there is a registry of this name, on whatever port."""
         return self._builtin.names(host) or self._named.names(host)
