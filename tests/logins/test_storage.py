@@ -73,6 +73,18 @@ async def test_it_names_no_realm_and_takes_no_right_away(proxy: Inside, storage:
     assert proxy.access.granted(principal, proxy.repository())
 
 
+async def test_its_challenges_come_no_further(proxy: Inside, storage: FakeRegistry) -> None:
+    image = proxy.fake.add_image(REPOSITORY, "1.0", [LAYER])
+    token = await bearer(proxy, ALICE)
+    proxy.fake.manners.redirect = led_to(storage)
+    url = f"{proxy.registry}/v2/{REPOSITORY}/blobs/{image.layers[0]}"
+
+    reply = await proxy.upstream.ask("GET", url, Headers((("Authorization", token),)), follow=True)
+    reply.close()
+
+    assert (reply.status, reply.foreign, "www-authenticate" in reply.headers) == (401, True, False)
+
+
 async def test_a_mirrors_client_gets_nothing_by_it(proxy: Inside, storage: FakeRegistry, tmp_path: Path) -> None:
     """The account of --mirror-credentials is for the registry and its token server."""
     image = proxy.fake.add_image(REPOSITORY, "1.0", [LAYER])
