@@ -22,6 +22,7 @@ from pullthrough.blobs import Blobs
 from pullthrough.broker import Broker
 from pullthrough.core import credentials, ocierrors
 from pullthrough.core.cachestatus import CacheStatus
+from pullthrough.core.concerns import Concerns, concerns
 from pullthrough.core.filters import Filters, Verdict
 from pullthrough.core.headers import Headers
 from pullthrough.core.routes import OWN_PATH, Kind, Route, classify
@@ -104,20 +105,28 @@ class Pulls:
             return await self._broker.answer(request, route.reference)
         if request.target.startswith(OWN_PATH):
             return Trouble("there is nothing at this path", code=404).refusal()
-        verdict = self._verdict(request, route)
+        concerned = concerns(request.method, request.target, request.headers)
+        verdict = self._verdict(request, concerned)
         if verdict is Verdict.REFUSE:
-            text = f"{Repository(request.registry, route.repository)} is not served by this proxy (--allow, --deny)"
-            return refusal(403, ocierrors.DENIED, text)
+            return self._denied(request, concerned)
         if caller.credential.ours:
             return await self._outages.to_own_token(request, route, caller)
         past = _past_the_cache(request, route, verdict)
         return await self._pull(request, route, caller) if past is None else Pass(past)
 
-    def _verdict(self, request: Request, route: Route) -> Verdict:
-        """The operator's word on this repository; what concerns none is not filtered."""
-        if not route.repository:
-            return Verdict.CACHE
-        return self._filters.verdict(request.registry.host, request.registry.port, route.repository)
+    def _verdict(self, request: Request, concerned: Concerns) -> Verdict:
+        """The operator's word on all that this could concern; what concerns no repository is not filtered."""
+        if request.misdirected and self._filters.refuses:  # whose repositories are these?
+            return Verdict.REFUSE
+        return self._filters.judged(request.registry.host, request.registry.port, concerned)
+
+    def _denied(self, request: Request, concerned: Concerns) -> Answer:
+        registry = request.registry
+        whom = f"what this request to {registry} may concern"
+        for name in sorted(concerned.repositories):
+            if self._filters.verdict(registry.host, registry.port, name) is Verdict.REFUSE:
+                whom = str(Repository(registry, name))
+        return refusal(403, ocierrors.DENIED, f"{whom} is not served by this proxy (--allow, --deny)")
 
     # -- reading, from the upstream or in its place
 

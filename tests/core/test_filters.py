@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pullthrough.core.concerns import Concerns
 from pullthrough.core.filters import MAX_GLOB, Filters, Verdict, parse_glob
 
 
@@ -209,6 +210,59 @@ REFUSE, PASS, CACHE = Verdict.REFUSE, Verdict.PASS, Verdict.CACHE
 )
 def test_which_list_wins(chosen: Filters, verdicts: dict[str, Verdict]) -> None:
     assert {host: chosen.verdict(host, 443, "team/app") for host in verdicts} == verdicts
+
+
+def test_only_two_lists_refuse() -> None:
+    chosen = [filters(), filters(cache="a.test"), filters(bypass="a.test"), filters(allow="*"), filters(deny="a.test")]
+    assert [each.refuses for each in chosen] == [False, False, False, True, True]
+
+
+def some(*repositories: str, unknown: bool = False) -> Concerns:
+    return Concerns(frozenset(repositories), unknown)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "concerned", "verdict"),
+    [
+        (filters(), some("a", unknown=True), CACHE),
+        (filters(deny="r.test/a"), some(), CACHE),
+        (filters(deny="r.test/a"), some("b"), CACHE),
+        (filters(deny="r.test/a"), some("b", "a"), REFUSE),
+        (filters(deny="r.test/a"), some("b", unknown=True), REFUSE),
+        (filters(deny="r.test:5050/a"), some("b", unknown=True), CACHE),
+        (filters(deny="other.test/a"), some("b", unknown=True), CACHE),
+        (filters(deny="**/a"), some(unknown=True), REFUSE),
+        (filters(allow="r.test/a"), some("a"), CACHE),
+        (filters(allow="r.test/a"), some("a", "b"), REFUSE),
+        (filters(allow="r.test/a"), some("a", unknown=True), REFUSE),
+        (filters(allow="r.test/**"), some("a", unknown=True), CACHE),
+        (filters(allow="r.test/a r.test"), some("a", unknown=True), CACHE),
+        (filters(allow="r.test:5050"), some(unknown=True), REFUSE),
+        (filters(allow="other.test"), some(unknown=True), REFUSE),
+        (filters(allow="r.test", deny="r.test/a"), some(unknown=True), REFUSE),
+        (filters(bypass="r.test/a"), some("b", "a"), PASS),
+        (filters(bypass="r.test/a"), some("b", unknown=True), PASS),
+        (filters(bypass="other.test"), some("b", unknown=True), CACHE),
+        (filters(cache="r.test/a"), some("a", unknown=True), PASS),
+        (filters(cache="r.test"), some("a", unknown=True), CACHE),
+        (filters(deny="r.test/a", bypass="r.test/b"), some("a", "b"), REFUSE),
+    ],
+)
+def test_a_request_gets_the_strictest_verdict_of_all_that_it_could_concern(
+    chosen: Filters, concerned: Concerns, verdict: Verdict
+) -> None:
+    assert chosen.judged("r.test", 443, concerned) is verdict
+
+
+@pytest.mark.parametrize(
+    "glob", ["docker.io/alpine", "docker.io/library/**", "docker.io/*/alpine", "**/alpine", "docker.io"]
+)
+def test_an_official_image_goes_by_its_short_name_too(glob: str) -> None:
+    for host in ("docker.io", "Registry-1.docker.io."):
+        for repository in ("alpine", "library/alpine"):
+            assert filters(deny=glob).verdict(host, 443, repository) is REFUSE
+            assert filters(bypass=glob).verdict(host, 443, repository) is PASS
+    assert filters(deny="quay.io/library/alpine").verdict("quay.io", 443, "alpine") is CACHE
 
 
 def test_repositories_of_one_registry_are_judged_apart() -> None:

@@ -58,3 +58,23 @@ def test_offline_nothing_leaves_through_a_registrys_tunnel(proxy_factory: Proxie
             listening.accept()
 
     assert '"offline"' in proxy.get("/readyz")[1].decode()
+
+
+def test_no_spelling_of_a_refused_repository_reaches_its_registry(fake: FakeRegistry, proxy_factory: Proxies) -> None:
+    image = fake.add_image("team/app", "v1", [b"layer" * 1000])
+    proxy = proxy_factory(fake, flags=["--deny", "**/app"])
+    for target in (
+        "/v2/team/app/manifests/v1",
+        "/v2/team/app/manifests/v1?x=1",
+        "/v2/team%2fapp/manifests/v1",
+        "//v2//team/app/manifests/v1/",
+        "/v2/x/../team/app/manifests/v1",
+        f"/v2/team/app/blobs/{image.layers[0]}?a",
+    ):
+        assert inside(proxy, fake, "GET", target)[0] == 403, target
+    upload = "/v2/team/other/blobs/uploads/"
+    assert inside(proxy, fake, "POST", f"{upload}?mount={image.layers[0]}&from=team/app", "Content-Length: 0")[0] == 403
+    form = ("Content-Type: application/x-www-form-urlencoded", "Content-Length: 13", "", "from=team/app")
+    assert inside(proxy, fake, "POST", upload, *form)[0] == 403
+
+    assert find(fake.journal, "") == []

@@ -13,11 +13,12 @@ takes time in proportion to the lengths of glob and name, multiplied at worst: n
 import enum
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pullthrough.core import hub
+from pullthrough.core.concerns import Concerns
 
 #: Characters of a glob; a repository's name has 255 at most.
 MAX_GLOB: Final = 512
@@ -29,7 +30,7 @@ _FORM: Final = "a glob is HOST[:PORT][/REPOSITORY], such as ghcr.io, *.corp.test
 
 
 class Verdict(enum.StrEnum):
-    """What becomes of a request: refused, passed through without the cache, or taken care of by it."""
+    """What becomes of a request: refused, passed through without the cache, or taken care of by it. Strictest first."""
 
     REFUSE = "refuse"
     PASS = "pass"  # noqa: S105 -- no secret
@@ -46,11 +47,16 @@ class Glob:
 
     def covers(self, host: str, port: int, repository: str) -> bool:
         """Whether this is meant; `host` in any case, with or without brackets and trailing dot."""
-        return (
-            self.port in (None, port)
-            and any(_fits(self.host, name) for name in _names(host))
-            and _path_fits(self.runs, repository.split("/"))
-        )
+        return self.reaches(host, port) and _path_fits(self.runs, repository.split("/"))
+
+    def reaches(self, host: str, port: int) -> bool:
+        """Whether a repository of this host may be meant; `host` as in `covers`."""
+        return self.port in (None, port) and any(_fits(self.host, name) for name in _names(host))
+
+    @property
+    def whole(self) -> bool:
+        """Whether all that the host has is meant."""
+        return len(self.runs) > 1 and not any(self.runs)
 
 
 def parse_glob(text: str) -> Glob:
@@ -174,6 +180,9 @@ def _begins(run: Sequence[str], names: Sequence[str], start: int) -> bool:
     return all(_fits(pattern, name) for pattern, name in zip(run, names[start : start + len(run)], strict=True))
 
 
+type _Among = Callable[[Sequence[Glob]], bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Filters:
     """The operator's globs. An empty `allow` allows all, an empty `cache` caches all.
@@ -186,14 +195,44 @@ class Filters:
     cache: tuple[Glob, ...] = ()
     bypass: tuple[Glob, ...] = ()
 
+    @property
+    def refuses(self) -> bool:
+        """Whether anything is refused at all."""
+        return bool(self.allow or self.deny)
+
+    def judged(self, host: str, port: int, concerned: Concerns) -> Verdict:
+        """What becomes of a request that could concern these: the strictest that any of them gets."""
+        verdicts = {self.verdict(host, port, repository) for repository in concerned.repositories}
+        if concerned.unknown:
+            verdicts.add(self._of_any(host, port))
+        return next((verdict for verdict in Verdict if verdict in verdicts), Verdict.CACHE)
+
     def verdict(self, host: str, port: int, repository: str) -> Verdict:
         """What becomes of a request for this repository; `host` as in `Glob.covers`."""
+        names = _spellings(host, repository)
 
-        def among(globs: Sequence[Glob]) -> bool:
-            return any(glob.covers(host, port, repository) for glob in globs)
+        def some(globs: Sequence[Glob]) -> bool:
+            return any(glob.covers(host, port, name) for glob in globs for name in names)
 
-        if among(self.deny) or (self.allow and not among(self.allow)):
+        return self._strictest(some, lambda globs: any(glob.covers(host, port, repository) for glob in globs))
+
+    def _of_any(self, host: str, port: int) -> Verdict:
+        """The strictest that a repository of this host could get."""
+        return self._strictest(
+            lambda globs: any(glob.reaches(host, port) for glob in globs),
+            lambda globs: any(glob.whole and glob.reaches(host, port) for glob in globs),
+        )
+
+    def _strictest(self, may_be: _Among, is_surely: _Among) -> Verdict:
+        if may_be(self.deny) or (self.allow and not is_surely(self.allow)):
             return Verdict.REFUSE
-        if among(self.bypass) or (self.cache and not among(self.cache)):
+        if may_be(self.bypass) or (self.cache and not is_surely(self.cache)):
             return Verdict.PASS
         return Verdict.CACHE
+
+
+def _spellings(host: str, repository: str) -> tuple[str, ...]:
+    """Docker Hub's `alpine` is `library/alpine`, should it ever be served under that name."""
+    if "/" in repository or _canonical(host) not in hub.NAMES:
+        return (repository,)
+    return repository, f"{hub.OFFICIAL}/{repository}"
