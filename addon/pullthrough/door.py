@@ -116,7 +116,7 @@ class Door:
     async def http_connect(self, flow: http.HTTPFlow) -> None:
         """Open a registry's connection, tunnel the others, refuse what no build machine needs."""
         host, port = _canonical(flow.request.host), flow.request.port
-        if await self._is_registry(flow.client_conn, host, port):
+        if self._registries.covers(host, port):
             return
         if self._offline:
             flow.response = error_response(503, "pullthrough was started with --offline: nothing leads out of it")
@@ -126,6 +126,8 @@ class Door:
             # Clients seldom show the answer to a CONNECT: whoever reads the log has to find it there.
             self._tell_once("refused", _entry(host, port), f"was refused to a client: {objection}")
             return
+        if await self._is_found(flow.client_conn, host, port):
+            return
         flow.metadata[TUNNEL] = self._tunnels[flow.client_conn.id] = TunnelCount(host, port)
         parent = self._parents.towards("https", host, port)
         if parent is not None:
@@ -133,10 +135,13 @@ class Door:
         self._hint(host, port)
 
     async def _is_registry(self, client: connection.Client, host: str, port: int) -> bool:
-        """Is it one that is opened? With --discover it is asked, if the client may reach it at all."""
-        known = self._registries.covers(host, port)
-        if known or self._discovery is None or await self._forbidden(client, host, port) is not None:
-            return known
+        """Is it one that is opened? For a place that the client's bytes would be passed on to, if it is none."""
+        return self._registries.covers(host, port) or await self._is_found(client, host, port)
+
+    async def _is_found(self, client: connection.Client, host: str, port: int) -> bool:
+        """With --discover it is asked whether it is one, if the client may reach it at all."""
+        if self._discovery is None or await self._forbidden(client, host, port) is not None:
+            return False
         return await self._discovery.look(host, port)
 
     def http_connect_upstream(self, flow: http.HTTPFlow) -> None:

@@ -1,5 +1,6 @@
 """A registry that nobody named, with --discover."""
 
+import socket
 from datetime import UTC, datetime
 
 import pytest
@@ -7,8 +8,10 @@ import pytest
 from lab.cdn import Cdn
 from lab.clients import Clients
 from lab.images import KIB, Layout
+from lab.names import NameMap
 from lab.pki import Pki
 from lab.proxy import Proxies
+from lab.raw import ask
 from lab.registry import Registry
 from pullthrough.ca import Authority
 
@@ -24,7 +27,9 @@ def test_a_registry_that_nobody_named_is_cached_only_if_it_may_be_discovered(
     pki: Pki,
     layout: Layout,
     repository: str,
+    names: NameMap,
 ) -> None:
+    names.publish(registry.name, 443, registry.address, registry.port)  # where tunnels lead, and nobody else looks
     image = layout.image(repository, [300 * KIB, 5 * KIB], seed=repository)
     registry.seed(image, repository, "v1")
     proxy = proxy_factory(flags=["--discover"] if discover else [], start=False)
@@ -32,8 +37,21 @@ def test_a_registry_that_nobody_named_is_cached_only_if_it_may_be_discovered(
     proxy.start()
     skopeo = clients.skopeo(proxy.url, proxy.ca_file, public.ca_file, pki.ca_file)
 
-    for _ in range(2):
-        pulled = skopeo.pull(registry.reference(repository, "v1"))
-        assert pulled.holds(image) is discover, pulled.result.err
-        journal, found = [request.path for request in cdn.journal.requests()], len(image.blobs) if discover else 0
-        assert len(journal) == found
+    for number in (1, 2):
+        pulled = skopeo.pull(f"docker://{registry.name}/{repository}:v1")
+        assert pulled.holds(image), pulled.result.err
+        assert len(cdn.journal.requests()) == len(image.blobs) * (1 if discover else number)
+
+
+def test_where_no_tunnel_leads_nobody_knocks(proxy_factory: Proxies) -> None:
+    """Else clients could have the proxy try any port of any host that it can reach."""
+    proxy = proxy_factory(flags=["--discover"], start=False)
+    Authority.load_or_create(proxy.data_dir / "ca", now=lambda: datetime.now(UTC))
+    proxy.start()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        port = listening.getsockname()[1]
+        assert ask(proxy, "CONNECT", f"127.0.0.1:{port}").status == 403
+
+        with pytest.raises(BlockingIOError):
+            listening.accept()
