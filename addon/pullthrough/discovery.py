@@ -45,12 +45,13 @@ class Discovery:
         place = host, port
         if self._others.get(place, 0.0) > self._clock():
             return False
-        fact = f"registry {Registry('https', host, port)}"
-        known = await self._facts.get(fact) is True
+        known = await self._facts.get(_fact(host, port)) is True
         if known or (await self._asking.do(place, lambda: self._is_one(host, port)))[0]:
-            self._registries.found(host, port)
-            self._facts.put(fact, True, _REMEMBERED)
-            return self._registries.covers(host, port)
+            forgotten = self._registries.found(host, port)
+            self._facts.put(_fact(host, port), True, _REMEMBERED)
+            if forgotten is not None:
+                self._facts.drop(_fact(*forgotten))
+            return True
         self._others[place] = self._clock() + _AGAIN
         self._others.move_to_end(place)
         while len(self._others) > _MAX_OTHERS:
@@ -68,6 +69,10 @@ class Discovery:
                     reply.close()
         except (UpstreamError, TimeoutError):
             return False
+
+
+def _fact(host: str, port: int) -> str:
+    return f"registry {Registry('https', host, port)}"
 
 
 async def _speaks_like_one(reply: Reply) -> bool:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from pullthrough.core.registries import (
     BUILTIN,
+    MAX_FOUND,
     Entry,
     Known,
     Registries,
@@ -277,10 +278,33 @@ def test_what_is_found_is_covered_but_is_not_the_operators_word() -> None:
     assert not registries.named_by_operator("found.test", 5000)
 
 
-def test_only_so_many_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_too_many_that_are_found_the_least_recently_used_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pullthrough.core.registries.MAX_FOUND", 2)
     registries = Registries()
-    for number in range(3):
-        registries.found(f"r{number}.test", 443)
+    assert registries.found("a.test", 443) is None
+    assert registries.found("b.test", 443) is None
+    assert registries.found("a.test", 443) is None
+    assert registries.found("c.test", 443) == ("b.test", 443)
+    assert registries.covers("a.test", 443)  # and so it is used
+    assert registries.found("d.test", 443) == ("c.test", 443)
 
-    assert [registries.covers(f"r{number}.test", 443) for number in range(3)] == [True, True, False]
+    assert [registries.covers(f"{name}.test", 443) for name in "abcd"] == [True, False, False, True]
+
+
+def test_strangers_cannot_keep_others_from_being_found() -> None:
+    registries = Registries()
+    for number in range(MAX_FOUND):
+        registries.found(f"h{number}.strange.test", 443)
+    registries.found("registry.test", 443)
+
+    assert registries.covers("registry.test", 443)
+
+
+def test_what_is_only_found_can_be_told_from_what_was_named() -> None:
+    registries = Registries([parse_entry("own.test"), parse_entry("*.corp.test:5050")])
+    for place in [("found.test", 5000), ("own.test", 443), ("a.corp.test", 5050), ("ghcr.io", 443)]:
+        registries.found(*place)
+
+    assert registries.is_found("found.test", 5000)
+    for place in [("found.test", 443), ("own.test", 443), ("a.corp.test", 5050), ("ghcr.io", 443), ("quay.io", 443)]:
+        assert not registries.is_found(*place)

@@ -44,6 +44,19 @@ async def test_it_is_known_after_a_restart(proxy: Inside, discovery: Discovery) 
     assert anew.covers(*place(proxy))
 
 
+async def test_what_is_forgotten_for_others_is_not_kept_on_disk(
+    proxy: Inside, discovery: Discovery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pullthrough.core.registries.MAX_FOUND", 1)
+    other, port = "127.0.0.1", proxy.registry.port
+    await discovery.look(*place(proxy))
+    proxy.facts.put(f"registry https://{other}:{port}", True, 60.0)
+    assert await discovery.look(other, port)
+
+    assert await proxy.facts.get(f"registry {proxy.registry}") is None
+    assert await proxy.facts.get(f"registry https://{other}:{port}") is True
+
+
 API = {"Docker-Distribution-Api-Version": "registry/2.0"}
 
 

@@ -10,6 +10,7 @@ reaches deeper or to another domain than it shows. The last two labels of a patt
 
 import ipaddress
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -219,16 +220,31 @@ class Registries:
     def __init__(self, entries: Iterable[Entry] = (), builtin: Iterable[Known] = BUILTIN) -> None:
         self._named = _Table(entries)
         self._builtin = _Table(Entry(known.pattern) for known in builtin)
-        self._found: set[tuple[str, int]] = set()
+        self._found: OrderedDict[tuple[str, int], None] = OrderedDict()
 
     def covers(self, host: str, port: int) -> bool:
-        """Whether this is a registry; `host` in any case, with or without brackets and trailing dot."""
-        return (host, port) in self._builtin or (host, port) in self._named or (host, port) in self._found
+        """Whether this is a registry; `host` in any case, with or without brackets and trailing dot.
 
-    def found(self, host: str, port: int) -> None:
-        """A host that nobody named turned out to be a registry; in canonical form. Beyond a bound they stay unknown."""
-        if len(self._found) < MAX_FOUND:
-            self._found.add((host, port))
+        One that was found is kept longer for being asked about.
+        """
+        if (host, port) in self._found:
+            self._found.move_to_end((host, port))
+            return True
+        return (host, port) in self._builtin or (host, port) in self._named
+
+    def found(self, host: str, port: int) -> tuple[str, int] | None:
+        """A host that nobody named turned out to be a registry; in canonical form.
+
+        Beyond a bound the one is forgotten, and returned, that nobody asked about for longest.
+        """
+        self._found[host, port] = None
+        self._found.move_to_end((host, port))
+        return self._found.popitem(last=False)[0] if len(self._found) > MAX_FOUND else None
+
+    def is_found(self, host: str, port: int) -> bool:
+        """Whether it is a registry only because it was found: neither built in nor the operator's; as in `found`."""
+        place = host, port
+        return place in self._found and place not in self._builtin and place not in self._named
 
     def is_found(self, host: str, port: int) -> bool:
         """Whether it is a registry only because it was found: neither well known nor named by the operator."""
