@@ -112,7 +112,7 @@ class App:
             metrics=metrics,
             secret=installation.secret(settings.data_dir / "secret"),
             trusted=self._named_by_operator,
-            vouches=lambda registry: not self.registries.is_found(registry.host, registry.port),
+            vouches=lambda registry: self.registries.is_listed(registry.host, registry.port),
         )
         # 3. what it says of itself
         page = Page(

@@ -300,11 +300,12 @@ def test_strangers_cannot_keep_others_from_being_found() -> None:
     assert registries.covers("registry.test", 443)
 
 
-def test_what_is_only_found_can_be_told_from_what_was_named() -> None:
+def test_what_is_listed_is_answered_for_and_what_is_found_is_not() -> None:
     registries = Registries([parse_entry("own.test"), parse_entry("*.corp.test:5050")])
     for place in [("found.test", 5000), ("own.test", 443), ("a.corp.test", 5050), ("ghcr.io", 443)]:
         registries.found(*place)
 
-    assert registries.is_found("found.test", 5000)
-    for place in [("found.test", 443), ("own.test", 443), ("a.corp.test", 5050), ("ghcr.io", 443), ("quay.io", 443)]:
-        assert not registries.is_found(*place)
+    for place in [("own.test", 443), ("a.corp.test", 5050), ("ghcr.io", 443), ("quay.io", 443)]:
+        assert registries.is_listed(*place)
+    for place in [("found.test", 5000), ("found.test", 443), ("own.test", 5000)]:
+        assert not registries.is_listed(*place)

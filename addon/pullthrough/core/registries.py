@@ -230,7 +230,7 @@ class Registries:
         if (host, port) in self._found:
             self._found.move_to_end((host, port))
             return True
-        return (host, port) in self._builtin or (host, port) in self._named
+        return self.is_listed(host, port)
 
     def found(self, host: str, port: int) -> tuple[str, int] | None:
         """A host that nobody named turned out to be a registry; in canonical form.
@@ -241,15 +241,9 @@ class Registries:
         self._found.move_to_end((host, port))
         return self._found.popitem(last=False)[0] if len(self._found) > MAX_FOUND else None
 
-    def is_found(self, host: str, port: int) -> bool:
-        """Whether it is a registry only because it was found: neither built in nor the operator's; as in `found`."""
-        place = host, port
-        return place in self._found and place not in self._builtin and place not in self._named
-
-    def is_found(self, host: str, port: int) -> bool:
-        """Whether it is a registry only because it was found: neither well known nor named by the operator."""
-        place = (host, port)
-        return place in self._found and place not in self._builtin and place not in self._named
+    def is_listed(self, host: str, port: int) -> bool:
+        """Whether somebody answers for it: built in, or named by the operator; not if it was merely found."""
+        return (host, port) in self._builtin or (host, port) in self._named
 
     def names(self, host: str) -> bool:
         """Whether there is a registry of this name, on whatever port."""
