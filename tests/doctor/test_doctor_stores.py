@@ -1,6 +1,8 @@
 """Trust: real certificates in the files that each client reads."""
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -64,6 +66,17 @@ def test_a_folder_of_certificates_counts_as_go_reads_it(patient: Patient) -> Non
     assert stores.system(patient.case()).verdict is Verdict.OK
 
 
+@pytest.mark.parametrize("bundle", ["/etc/ssl/certs/pullthrough.pem", BUNDLE])
+def test_a_folder_among_the_certificates_is_passed_over(patient: Patient, bundle: str) -> None:
+    patient.write(bundle, patient.ca_pem)
+    (patient.root / "etc/ssl/certs/java").mkdir()
+    (patient.root / "etc/ssl/certs/gone.pem").symlink_to("nowhere")
+    for folder in ("docker", "containerd", "containers"):
+        patient.write(f"/etc/{folder}/placeholder", "")
+    checked = stores.system, stores.docker, stores.containerd, stores.podman
+    assert [check(patient.case()).verdict for check in checked] == [Verdict.OK] * 4
+
+
 def test_without_the_cache_s_ca_nothing_is_said(patient: Patient) -> None:
     patient.write(BUNDLE, patient.ca_pem)
     for folder in ("docker", "containerd", "containers"):
@@ -94,6 +107,31 @@ def test_without_these_variables_the_shell_is_no_matter(patient: Patient) -> Non
 def test_a_variable_that_names_a_device_or_a_pipe_is_not_read_for_ever(patient: Patient) -> None:
     os.mkfifo(patient.root / "pipe")
     assert stores.shell(patient.case({"SSL_CERT_FILE": "/pipe"})).verdict is Verdict.FAILED
+
+
+def test_a_file_that_is_not_there_is_not_made_up_for_by_the_folder_beside_it(patient: Patient) -> None:
+    patient.write("/etc/ssl/certs/pullthrough.pem", patient.ca_pem)
+    finding = stores.shell(patient.case({"SSL_CERT_FILE": "/nope"}))
+    assert (finding.verdict, "/nope" in finding.text) == (Verdict.FAILED, True)
+    assert finding.remedy == "name a bundle that has http://192.0.2.7:3128/ca.pem in it, or unset SSL_CERT_FILE"
+
+
+def test_a_file_that_only_others_may_read_fails_this_shell_s_clients(
+    patient: Patient, ordinary: Callable[[], AbstractContextManager[None]]
+) -> None:
+    patient.write("/bundle.pem", patient.ca_pem).chmod(0o600)
+    with ordinary():
+        assert stores.shell(patient.case({"SSL_CERT_FILE": "/bundle.pem"})).verdict is Verdict.FAILED
+
+
+def test_a_file_without_the_ca_fails_curl_whatever_the_folder_beside_it_has(
+    patient: Patient, authorities: Authorities
+) -> None:
+    patient.write("/etc/ssl/certs/pullthrough.pem", patient.ca_pem)
+    patient.write("/bundle.pem", authorities("other"))
+    finding = stores.shell(patient.case({"SSL_CERT_FILE": "/bundle.pem"}))
+    assert finding.verdict is Verdict.FAILED
+    assert finding.remedy == "add http://192.0.2.7:3128/ca.pem to that bundle, or unset SSL_CERT_FILE"
 
 
 # -- docker

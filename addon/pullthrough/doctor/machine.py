@@ -98,16 +98,18 @@ class Machine:
 
 
 def _content(path: Path) -> bytes | None:
-    """None for what is no file; a pipe or a device, which a variable may name, is none."""
+    """None for what is no file; a folder, a pipe or a device, which a variable may name, is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except PermissionError:
         raise
     except OSError:  # not there, or below a file
         return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
     with os.fdopen(descriptor, "rb") as file:
-        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
         try:
-            return file.read(_MOST_BYTES) if regular else None
+            return file.read(_MOST_BYTES)
         except ProcessLookupError:  # it has just ended
             return None

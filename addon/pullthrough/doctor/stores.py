@@ -62,10 +62,30 @@ def shell(case: Case) -> Finding:
         return skipped(name, _UNKNOWN)
     if not named:
         return skipped(name, "SSL_CERT_FILE is not set: programs read the system's store")
+    if finding := _unusable(case, name):
+        return finding
     if case.said.ca <= _store(case.machine, environ):
         return ok(name, f"{named} of this shell leads to the cache's CA")
     text = f"{named} hides the system's store, and what it names lacks the cache's CA"
     return case.lacking(name, text, f"add {case.cache.url}/ca.pem to that bundle, or unset {named}")
+
+
+def _unusable(case: Case, name: str) -> Finding | None:
+    """The finding where the file itself fails clients: Go also reads the folders beside it, curl and OpenSSL do not."""
+    file = case.machine.environ.get("SSL_CERT_FILE")
+    if not file:
+        return None
+    try:
+        text = case.machine.read(file)
+    except PermissionError:
+        text = None
+    if text is None:
+        remedy = f"name a bundle that has {case.cache.url}/ca.pem in it, or unset SSL_CERT_FILE"
+        return case.lacking(name, f"SSL_CERT_FILE is {file}, which is no file that can be read here", remedy)
+    if case.machine.environ.get("SSL_CERT_DIR") or case.said.ca <= certificates.parse(text):
+        return None
+    text = f"SSL_CERT_FILE is {file}, which lacks the cache's CA; curl and others read nothing else"
+    return case.lacking(name, text, f"add {case.cache.url}/ca.pem to that bundle, or unset SSL_CERT_FILE")
 
 
 def docker(case: Case) -> Finding:
