@@ -76,7 +76,7 @@ def test_an_upstream_that_is_silent_is_named(patient: Patient) -> None:
     ready = {"status": "ok", "reasons": {}, "unreachable": [{"upstream": "https://ghcr.io", "since": "..."}]}
     finding = condition.healthy(patient.case(said=Interview(ready=ready)))
     assert (finding.verdict, "https://ghcr.io" in finding.text) == (Verdict.WARNING, True)
-    assert finding.remedy.startswith("check the cache's own way")
+    assert finding.remedy == "try the way there on the machine that runs the cache: curl -I https://ghcr.io/v2/"
 
 
 # -- the clock
@@ -97,6 +97,15 @@ def test_clocks_that_differ_by_more_than_five_minutes(patient: Patient, skew: fl
     finding = condition.clock(patient.case(said=Interview(ca=ca, skew=skew)))
     assert (finding.verdict, words in finding.text) == (Verdict.FAILED, True)
     assert condition.clock(patient.case(said=Interview(ca=ca, skew=skew / 2))).verdict is Verdict.OK
+
+
+def test_a_clock_that_is_years_ahead_does_not_call_for_another_ca(patient: Patient) -> None:
+    ca = parse(patient.ca_pem)
+    _, end = validity(ca)
+    finding = condition.clock(at(patient.case(said=Interview(ca=ca, skew=-20 * 365 * DAY)), end + 1))
+    assert (finding.verdict, finding.remedy.rpartition(": ")[2]) == (Verdict.FAILED, "sudo timedatectl set-ntp true")
+    agreed = condition.clock(at(patient.case(said=Interview(ca=ca, skew=0.0)), end + 1))
+    assert agreed.remedy == "on the cache: pullthrough ca rotate"
 
 
 def test_the_cache_tells_its_time(proxy_factory: Proxies) -> None:

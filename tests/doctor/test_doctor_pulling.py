@@ -85,6 +85,39 @@ def test_a_registry_that_the_cache_cannot_reach(patient: Patient, fake: FakeRegi
     )
 
 
+def test_what_the_cache_itself_refuses(patient: Patient, fake: FakeRegistry, proxy_factory: Proxies) -> None:
+    proxy = proxy_factory(fake, flags=["--deny", f"{fake.host}/team/*"])
+    finding = pulling.pulled(case_of(patient, proxy, fake.host, "team/app:1"))
+    assert (finding.verdict, "the cache itself refuses this" in finding.text) == (Verdict.FAILED, True)
+    assert finding.remedy.startswith("on the cache: change --allow and --deny")
+
+
+def test_what_the_registry_refuses(patient: Patient, fake: FakeRegistry, proxy_factory: Proxies) -> None:
+    fake.fault("manifests/1", Fault(status=403), times=None, method=None)
+    finding = pulling.pulled(case_of(patient, proxy_factory(fake), fake.host, "team/app:1"))
+    assert (finding.verdict, finding.remedy) == (Verdict.WARNING, "try --image REF")
+
+
+def test_a_registry_whose_ca_the_cache_does_not_trust(
+    patient: Patient, proxy_factory: Proxies, names: NameMap, tmp_path: Path
+) -> None:
+    with served(FakeRegistry("fake.test", Pki(tmp_path / "stranger").identity("fake.test")), names) as server:
+        finding = pulling.pulled(case_of(patient, proxy_factory(server), server.host, "a-team/with/a/long/name:1"))
+    assert (finding.verdict, "is not trusted" in finding.text) == (Verdict.FAILED, True)
+    assert "--upstream-ca FILE" in finding.remedy
+
+
+def test_a_registry_on_a_port_that_the_cache_was_not_told_of(patient: Patient, proxy_factory: Proxies) -> None:
+    finding = pulling.pulled(case_of(patient, proxy_factory(), "fake.test:5050"))
+    assert (finding.verdict, "tunnels lead to port 443 only" in finding.text) == (Verdict.FAILED, True)
+    assert "pullthrough run --registry fake.test:5050;" in finding.remedy
+
+
+def test_a_tunnel_that_is_refused_in_the_words_of_the_cache(patient: Patient, proxy_factory: Proxies) -> None:
+    finding = pulling.pulled(case_of(patient, proxy_factory(flags=["--offline"]), "fake.test"))
+    assert (finding.verdict, "--offline" in finding.text) == (Verdict.FAILED, True)
+
+
 def test_a_rate_limit_that_is_used_up(patient: Patient, fake: FakeRegistry, proxy_factory: Proxies) -> None:
     fake.fault("manifests/1", Fault(status=429), times=None, method=None)
     finding = pulling.pulled(case_of(patient, proxy_factory(fake), fake.host, "team/app:1"))

@@ -7,6 +7,7 @@ means. Failures are OSError or http.client.HTTPException.
 from __future__ import annotations
 
 import http.client
+import json
 import ssl
 import threading
 from collections.abc import Callable, Mapping
@@ -50,6 +51,16 @@ def ask_through(
     connection = http.client.HTTPSConnection(cache.host, cache.port, timeout=SECONDS, context=tls)
     connection.set_tunnel(server.host, server.port)
     return _exchange(connection, method, path, headers or {})
+
+
+def tunnel_refusal(cache: Place, server: Place) -> str:
+    """What the cache says to a CONNECT to `server` that it refuses, which http.client does not read; "" for nothing."""
+    connection = http.client.HTTPConnection(cache.host, cache.port, timeout=SECONDS)
+    try:
+        reply = _exchange(connection, "CONNECT", str(server), {"Host": str(server)})
+        return str(json.loads(reply.body)["errors"][0]["message"]) if reply.status >= 400 else ""
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        return ""
 
 
 def _exchange(connection: http.client.HTTPConnection, method: str, path: str, headers: Mapping[str, str]) -> Reply:

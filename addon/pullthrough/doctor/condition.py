@@ -5,6 +5,7 @@ Responsible for what the cache says of itself. Must not know clients.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import ssl
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ _MOST_SKEW: Final = 300.0
 _MONTH: Final = 30 * 24 * 3600.0
 _KEPT_FREE: Final = 64 * 1024**2  # what the store never takes
 _GIB: Final = 1024**3
+_MOST_WAYS: Final = 3
 _SET_CLOCK: Final = "set the clock, on the machine that is wrong: sudo timedatectl set-ntp true"
 
 
@@ -46,8 +48,10 @@ def healthy(case: Case) -> Finding:
         told = ", ".join(f"{part}: {why}" for part, why in reasons.items())
         return warning(name, f"degraded, pulls pass uncached: {told}", "mend that on the cache; it recovers by itself")
     if isinstance(silent, list) and silent:
-        told = ", ".join(str(each.get("upstream")) for each in silent if isinstance(each, Mapping))
-        return warning(name, f"the cache gets no answer from {told}", "check the cache's own way to it: curl -I there")
+        origins = [str(each.get("upstream")) for each in silent if isinstance(each, Mapping)]
+        ways = "; ".join(f"curl -I {shlex.quote(f'{origin}/v2/')}" for origin in origins[:_MOST_WAYS])
+        remedy = f"try the way there on the machine that runs the cache: {ways}"
+        return warning(name, f"the cache gets no answer from {', '.join(origins)}", remedy)
     return ok(name, "nothing is degraded")
 
 
@@ -62,11 +66,12 @@ def clock(case: Case) -> Finding:
         return failed(name, "what /ca.pem serves is no certificate", "see it on the cache: pullthrough ca show")
     if now < begin:
         return failed(name, f"the CA is valid only from {_date(begin)}, and here it is {_date(now)}", _SET_CLOCK)
-    if now > end:
-        return failed(name, f"the CA expired on {_date(end)}", "on the cache: pullthrough ca rotate")
+    # Before the end of the CA: to a clock that is years ahead every CA has expired, and a new one mends nothing.
     if case.said.skew is not None and abs(case.said.skew) > _MOST_SKEW:
         way = "ahead of" if case.said.skew > 0 else "behind"
         return failed(name, f"the cache's clock is {abs(case.said.skew):.0f} s {way} this one", _SET_CLOCK)
+    if now > end:
+        return failed(name, f"the CA expired on {_date(end)}", "on the cache: pullthrough ca rotate")
     if end - now < _MONTH:
         return warning(name, f"the CA expires on {_date(end)}", "on the cache: pullthrough ca rotate")
     if case.said.skew is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Final
@@ -16,7 +17,7 @@ from pullthrough.core import challenges
 from pullthrough.core.challenges import Challenge
 from pullthrough.core.media import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from pullthrough.doctor import certificates
-from pullthrough.doctor.asking import Reply, ask_through, reason
+from pullthrough.doctor.asking import Reply, ask_through, reason, tunnel_refusal
 from pullthrough.doctor.case import Case
 from pullthrough.doctor.finding import Finding, failed, ok, skipped, warning
 from pullthrough.doctor.target import Place
@@ -25,6 +26,11 @@ _ACCEPT: Final = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFES
 # OpenSSL's X509_V_ERR_...: x509_vfy.h
 _NOT_YET_VALID, _EXPIRED, _PERMITTED, _EXCLUDED = 9, 10, 47, 48
 _NAME: Final = "pull"
+#: Of http.client, before the status and the reason.
+_NO_TUNNEL: Final = "Tunnel connection failed"
+#: What the cache says of a registry's certificate, for itself and in OpenSSL's words.
+_UNTRUSTED: Final = re.compile(r"the certificate of \S+ is not trusted|certificate verify failed", re.IGNORECASE)
+_LET_IN: Final = "on the cache: change --allow and --deny of pullthrough run, or its file, and start it again"
 
 
 def pulled(case: Case) -> Finding:
@@ -45,9 +51,19 @@ def pulled(case: Case) -> Finding:
     except ssl.SSLError as error:
         return failed(_NAME, f"{place}: {reason(error)}", "the log of the cache has the handshake's own words")
     except (OSError, http.client.HTTPException) as error:
-        remedy = f"see what is said on the cache: curl -sS {case.cache.url}/readyz"
-        return failed(_NAME, f"{place} cannot be asked through the cache: {reason(error)}", remedy)
+        return _unasked(case, error)
     return _judged(case, f"{method} {place}{path}", reply)
+
+
+def _unasked(case: Case, error: Exception) -> Finding:
+    """No connection came about; where the cache refused it, its own words say why."""
+    place = case.target.place
+    said = tunnel_refusal(case.cache, place) if str(error).startswith(_NO_TUNNEL) else ""
+    told = f"{place} cannot be asked through the cache: {said or reason(error)}"
+    if f"--registry {case.target.name}" in said:
+        remedy = f"on the cache: pullthrough run --registry {place}; or, if it is none, put {place.host} into NO_PROXY"
+        return failed(_NAME, told, remedy)
+    return failed(_NAME, told, _readyz(case))
 
 
 def _judged(case: Case, asked: str, reply: Reply) -> Finding:
@@ -58,6 +74,8 @@ def _judged(case: Case, asked: str, reply: Reply) -> Finding:
         case 401:
             return ok(_NAME, f"{told}: the registry wants a login, which is an answer")
         case 403 | 404:
+            if reply.status == 403 and _by_the_cache(reply):
+                return failed(_NAME, f"{told}: the cache itself refuses this", _LET_IN)
             return warning(_NAME, f"{told}: the registry answers, and has not this for anybody", "try --image REF")
         case 429:
             return warning(
@@ -65,7 +83,20 @@ def _judged(case: Case, asked: str, reply: Reply) -> Finding:
             )
         case status if status < 400:
             return ok(_NAME, told)
-    return failed(_NAME, told, f"see what is said on the cache: curl -sS {case.cache.url}/readyz")
+    if _UNTRUSTED.search(told):
+        remedy = "on the cache, if your own CA signed it: pullthrough run --upstream-ca FILE, in which that CA is"
+        return failed(_NAME, told, remedy)
+    return failed(_NAME, told, _readyz(case))
+
+
+def _by_the_cache(reply: Reply) -> bool:
+    """Did the cache answer without a question to the registry (RFC 9211)?"""
+    words = ", ".join(reply.headers.all("Cache-Status"))
+    return bool(words) and "fwd=" not in words and "; hit" not in words
+
+
+def _readyz(case: Case) -> str:
+    return f"see what is said on the cache: curl -sS {case.cache.url}/readyz"
 
 
 def _remedy(case: Case, code: int) -> str:
