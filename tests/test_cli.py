@@ -239,6 +239,7 @@ def test_rotate_makes_a_second_ca_and_says_what_comes_next(capsys: pytest.Captur
     assert labels(ran.out).count("SHA-256") == 2
     assert "Signs until" in ran.out
     assert "Have every client trust both by then" in ran.out
+    assert "Hosts that the old CA may not sign for are signed by the new one at once" in ran.out
     assert "r.corp.test" in Ran(capsys, "ca", "show", "--data-dir", tmp_path).out
     again = Ran(capsys, "ca", "rotate", "--data-dir", tmp_path)
     assert (again.code, again.out) == (2, "")

@@ -35,6 +35,7 @@ The file came unprotected: openssl x509 -noout -fingerprint -sha256 -in FILE mus
 _OVERLAP: Final = """
 Until {begins} the old CA signs; then the new one does, and the old key is removed.
 Have every client trust both by then: /ca.pem and `pullthrough ca export` hold both certificates.
+Hosts that the old CA may not sign for are signed by the new one at once: clients of those have to trust both first.
 A proxy that runs takes notice within an hour, or when it is restarted."""
 _AT_ONCE: Final = """
 The new CA signs from now on, and the old key is gone: restart the proxy, and have every client trust the new one."""
