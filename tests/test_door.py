@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 from mitmproxy import connection, http
+from mitmproxy.options import Options
 from mitmproxy.proxy import server_hooks
+from mitmproxy.proxy.context import Context
 from mitmproxy.test import tflow
+from mitmproxy.tls import TlsData
 
 from pullthrough.ca import Authority
 from pullthrough.core.registries import Registries, parse_entry
@@ -52,13 +55,19 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority.load_or_create(tmp_path_factory.mktemp("ca"), now=lambda: datetime.now(UTC))
 
 
-def build(authority: Authority, *, offline: bool = False, environ: Mapping[str, str] | None = None) -> House:
+def build(
+    authority: Authority,
+    *,
+    offline: bool = False,
+    environ: Mapping[str, str] | None = None,
+    guard: Guard | None = None,
+) -> House:
     connected: dict[str, Any] = {}
     door = Door(
         registries=Registries([parse_entry("registry.test")]),
         neighbours=Neighbours(),
         leaves=LeafContexts(authority, lambda: datetime.now(UTC)),
-        guard=Guard(),
+        guard=guard or Guard(),
         parents=ParentProxies(environ or {}),
         metrics=Metrics(),
         connections=Connections(lambda: connected),
@@ -129,6 +138,46 @@ def _connect(host: str, port: int) -> http.HTTPFlow:
     flow = tflow.tflow(client_conn=connection.Client(peername=("10.0.0.1", 1), sockname=("10.0.0.2", 2)))
     flow.request.host, flow.request.port = host, port
     return flow
+
+
+@pytest.mark.parametrize(("host", "port"), [("10.0.0.2", 3128), ("localhost", 2)])
+async def test_a_tunnel_to_the_proxy_itself_belongs_into_no_proxy(authority: Authority, host: str, port: int) -> None:
+    guard = Guard()
+    guard.listening([("10.0.0.2", 3128)])
+    flow = _connect(host, port)
+    await build(authority, guard=guard).door.http_connect(flow)
+
+    assert flow.response is not None
+    said = flow.response.get_text() or ""
+    assert (flow.response.status_code, f"this proxy itself: put {host} into NO_PROXY" in said) == (403, True)
+    assert "--registry" not in said
+
+
+def _greet(house: House, name: str) -> None:
+    client = connection.Client(peername=("10.0.0.1", 1), sockname=("10.0.0.2", 3128))
+    client.sni = name
+    house.door.tls_start_client(TlsData(conn=client, context=Context(client, Options())))
+
+
+def test_a_name_that_we_are_taken_for_is_told_once_with_the_flag(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("cache.corp.test", "Cache.Corp.Test", "registry.test", "localhost", "odd\x1b[31m", "; reboot", ""):
+        _greet(house, name)
+
+    assert [record.getMessage().partition(" ")[0] for record in caplog.records] == ["cache.corp.test"]
+    assert caplog.text.count("--name cache.corp.test") == 1
+
+
+def test_names_that_strangers_choose_leave_room_in_the_log_for_others(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(2000):
+        _greet(house, f"h{number}.test")
+    house.knock("8.8.8.8")
+
+    assert len(caplog.records) < 500
+    assert "8.8.8.8 is a client with a public address" in caplog.text
 
 
 class Handler:

@@ -45,6 +45,9 @@ _HOST_FIELD: Final = re.compile(rb"\r\nhost:[ \t]*(\[[0-9a-f:.]+\]|[a-z0-9._-]+)
 _METHOD: Final = re.compile(rb"[A-Z]{3,20}(?: |$)")
 #: Hosts that are remembered as already hinted at or warned about.
 _MAX_TOLD: Final = 1024
+#: Of them, names that clients took us for. What is no host name is not told: strangers choose it.
+_MAX_NAMES: Final = 256
+_NAME: Final = re.compile(r"[a-z0-9_.-]{1,253}")
 
 
 class Door:
@@ -151,6 +154,8 @@ class Door:
             flow.request.headers["Proxy-Authorization"] = parent.authorization
 
     def _objection(self, client: connection.Client, host: str, port: int) -> str | None:
+        if self._guard.is_ourselves(host, port) or (host in self._own_names and port == client.sockname[1]):
+            return f"{_entry(host, port)} is this proxy itself: put {host} into NO_PROXY"
         if port != 443 and not self._neighbours.named(host, port):
             return (
                 f"tunnels lead to port 443 only; if {_entry(host, port)} is a registry, start pullthrough with "
@@ -252,6 +257,8 @@ class Door:
         else:
             host = _canonical(address[0]) if self._registries.covers(_canonical(address[0]), address[1]) else None
         if host is None:
+            if address is None:
+                self._tell_of_name(_canonical(start.context.client.sni or ""))
             return
         try:
             context = self._leaves.context(host)
@@ -267,6 +274,14 @@ class Door:
             return _canonical(str(client.sockname[0]))
         name = _canonical(client.sni)
         return name if name in self._own_names else None
+
+    def _tell_of_name(self, name: str) -> None:
+        """A client took us for somebody that we do not know: the name says what to do, once."""
+        told = sum(about == "name" for about, _ in self._told)
+        if told < _MAX_NAMES and _NAME.fullmatch(name) and not self._registries.names(name):
+            self._tell_once(
+                "name", name, f"is no name of this proxy, and TLS for it came here: if it is, add --name {name}"
+            )
 
     def tls_failed_client(self, start: TlsData) -> None:
         """Most often a client that does not trust our CA: say so once, with the remedy."""
