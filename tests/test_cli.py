@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 import signal
@@ -162,6 +163,45 @@ def test_run_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "ca" / KEY_NAME).exists()
 
 
+def test_a_password_file_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "htpasswd").write_text("somebody:$apr1$salt$hash\n")
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent / "addon")}
+    command = [
+        sys.executable,
+        "-m",
+        "pullthrough",
+        "run",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        str(tmp_path / "data"),
+    ]
+    ran = subprocess.run(
+        [*command, "--mirror-htpasswd", str(tmp_path / "htpasswd")],
+        env=environ,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr.startswith("pullthrough: ")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_a_port_to_which_clients_are_led_and_where_nobody_listens_is_told_at_start(tmp_path: Path) -> None:
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent / "addon")}
+    doors = ["--listen", "127.0.0.1:0", "--dns-listen", "127.0.0.1:0", "--tls-listen", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "pullthrough", "run", "--data-dir", str(tmp_path), "--registry", "r.test:5050"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, *doors], env=environ, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        told = list(itertools.takewhile(lambda line: "listening on" not in line, process.stdout))
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+    assert [line for line in told if "--dns-listen" in line and line.endswith("add --tls-listen 0.0.0.0:5050\n")]
+
+
 # The CA
 
 
@@ -217,6 +257,14 @@ def test_what_init_is_to_permit_has_to_be_permitted_by_the_ca_that_there_is(
     ("arguments", "sentence"),
     [
         (["--permit", "https://a.test"], "flag --permit: 'https://a.test' is not a domain, an IP address or a network"),
+        (
+            ["--permit", "r.corp.test:5050"],
+            (
+                "flag --permit: 'r.corp.test:5050' is not a domain, an IP address or a network such as 10.1.0.0/16; "
+                "give it without the port: r.corp.test\n"
+            ),
+        ),
+        (["--permit", "[fd00::1]:5050"], "flag --permit: '[fd00::1]:5050' is not a domain"),
         (
             ["--permit", "a.test", "--unconstrained"],
             "flag --unconstrained: permits every host, so --permit says nothing",

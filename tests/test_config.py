@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pullthrough.config import ConfigError, Settings, default_data_dir, load
+from pullthrough.config import ConfigError, Settings, default_data_dir, load, ports_without_door
 from pullthrough.options import OPTIONS
 
 HOME = {"HOME": "/home/someone"}
@@ -409,6 +409,23 @@ def test_credentials_are_not_for_everybody(name: str, samples: dict[str, str]) -
     assert load({name: samples[name], "mirror_network": ["10.0.0.0/8"]}, HOME).mirror_network
 
 
+@pytest.mark.parametrize(
+    ("flags", "ports"),
+    [
+        ({"dns_listen": ["10.0.0.5:53"]}, [443]),
+        ({"dns_listen": ["10.0.0.5:53"], "registry": ["r.test:5050", "plain.test:80"]}, [443, 5050]),
+        ({"dns_listen": ["10.0.0.5:53"], "registry": ["r.test:5050"], "tls_listen": ["443", "[::]:443"]}, [5050]),
+        ({"dns_listen": ["10.0.0.5:53"], "registry": ["r.test:5050"], "tls_listen": ["443", "5050"]}, []),
+        ({"dns_listen": ["10.0.0.5:53"], "tls_listen": ["8443"]}, []),
+        ({"registry": ["r.test:5050"], "tls_listen": ["443"]}, []),
+    ],
+)
+def test_ports_to_which_our_name_server_leads_and_where_nobody_listens(
+    flags: dict[str, list[str]], ports: list[int]
+) -> None:
+    assert ports_without_door(load(flags, HOME)) == ports
+
+
 def test_mirrors_of_registries_may_stand_in_tables_of_their_own(file: Path) -> None:
     file.write_text(
         'registry = "r.test:5050"\n[upstream."docker.io"]\nmirrors = ["https://one.test", "https://two.test"]\n'
@@ -426,7 +443,11 @@ def test_mirrors_of_registries_may_stand_in_tables_of_their_own(file: Path) -> N
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[upstream."docker.io"]\nmirror = ["https://one.test"]\n', "upstream_docker.io"),
+        ('[upstream."docker.io"]\nmirror = ["https://one.test"]\n', """key 'mirror in [upstream."docker.io"]'"""),
+        (
+            'registry = "r.test"\n[upstream."r.test"]\nmirrors = []\nmirors = ["https://one.test"]\n',
+            """mirors in [upstream."r.test"]': there is no such setting; the table of a registry has mirrors alone""",
+        ),
         ('[upstream."docker.io"]\nmirrors = ["one test"]\n', "HOST=URL"),
         ('[upstream."docker.io"]\nmirrors = [{}]\n', "HOST=URL"),
     ],

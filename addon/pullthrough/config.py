@@ -18,13 +18,17 @@ from typing import Any, Final, NamedTuple
 
 from pullthrough.core.filters import Glob
 from pullthrough.core.mirrors import MirrorOf
-from pullthrough.core.registries import BUILTIN, Registries, parse_entry
+from pullthrough.core.registries import BUILTIN, DEFAULT_PORT, Registries, parse_entry
 from pullthrough.options import ENV_PREFIX, OPTIONS, Address, IPAddress, IPNetwork, LogFormat, LogLevel, Option, shown
 
 #: Names the file; the one variable that is no setting.
 CONFIG_VARIABLE: Final = f"{ENV_PREFIX}CONFIG"
 
 _ROOT_DATA_DIR: Final = Path("/var/lib/pullthrough")
+#: A registry without TLS names nobody in a handshake; no listener by server name would help.
+_PLAIN_PORT: Final = 80
+#: Between a key and the registry whose table it is in.
+_OF_REGISTRY: Final = " in [upstream."
 
 
 class ConfigError(Exception):
@@ -125,6 +129,17 @@ def _advertised(given: Mapping[str, _Given], values: Mapping[str, Any]) -> tuple
     return tuple({address.version: address for address in reversed(own)}.values())
 
 
+def ports_without_door(settings: Settings) -> list[int]:
+    """Ports of registries to which our name server leads clients, and where none of our listeners takes TLS."""
+    if not settings.dns_listen:
+        return []
+    registries = {DEFAULT_PORT} | {parse_entry(text).port for text in settings.registry}
+    doors = {listener.port for listener in settings.tls_listen}
+    if doors - registries:  # outside it may be 443: containers publish ports
+        doors.add(DEFAULT_PORT)
+    return sorted(registries - doors - {_PLAIN_PORT})
+
+
 def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
@@ -186,7 +201,9 @@ def _from_file(file: Path | None, environ: Mapping[str, str]) -> dict[str, _Give
     table = dict(_flat(_toml(file, source)))
     for key in table:
         if key not in OPTIONS:
-            fault = f"there is no such setting{_nearest(key, OPTIONS)}"
+            of_registry = _OF_REGISTRY in key
+            hint = "; the table of a registry has mirrors alone" if of_registry else _nearest(key, OPTIONS)
+            fault = f"there is no such setting{hint}"
             raise ConfigError(f"file {file} key {shown(key)}: {fault}")
     return {key: _Given(f"file {file} key {key}", value) for key, value in table.items()}
 
@@ -203,6 +220,8 @@ def _flat(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, 
             listed = value["mirrors"] if isinstance(value["mirrors"], list) else [value["mirrors"]]
             mirrors += [f"{key}={url}" for url in listed]
             continue
+        if prefix == "upstream_" and isinstance(value, dict) and name not in OPTIONS:
+            yield from ((f'{word}{_OF_REGISTRY}"{key}"]', None) for word in sorted(value.keys() - {"mirrors"}))
         of_settings = name not in OPTIONS and any(option.startswith(f"{name}_") for option in OPTIONS)
         if isinstance(value, dict) and of_settings:
             yield from _flat(value, f"{name}_")

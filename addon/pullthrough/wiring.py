@@ -84,6 +84,8 @@ class App:
         self._watching: asyncio.Task[None] | None = None
         self.health = Health()
         self.authority = establish(settings, _now)
+        gate = Gate(settings.mirror_htpasswd, settings.mirror_network)  # both before anything that has to be closed
+        keyring = Keyring.load(settings.mirror_credentials, settings.mirror_helper)
         self._leaving = contextlib.ExitStack()
         self.trust_file = _trust_file(settings, self._leaving)
         if settings.offline:
@@ -134,7 +136,6 @@ class App:
             size=settings.size,
         )
         # 4. the front doors
-        keyring = Keyring.load(settings.mirror_credentials, settings.mirror_helper)
         connections = Connections(lambda: ctx.master.addons.get("proxyserver").connections)
         self.sender = Sender(connections.writer)
         self.door = Door(
@@ -157,7 +158,7 @@ class App:
                 pulls=self.inside.pulls,
                 upstream=upstream,
                 registries=self.registries,
-                gate=Gate(settings.mirror_htpasswd, settings.mirror_network),
+                gate=gate,
                 passwords=settings.mirror_htpasswd is not None,
                 logins=Logins(upstream, keyring, time.monotonic, self.inside.pulls.answer),
             ),
@@ -316,6 +317,8 @@ def serve(settings: Settings) -> int:
 
 async def _serve(settings: Settings, guard: Guard, resolver: Resolver) -> int:
     app = App(settings, guard, resolver)
+    for port in config.ports_without_door(settings):
+        log.warning("--dns-listen leads clients of registries on port %d here: add --tls-listen 0.0.0.0:%d", port, port)
     opts = options.Options(mode=_modes(settings))
     proxy = master.Master(opts)
     server = proxyserver.Proxyserver()

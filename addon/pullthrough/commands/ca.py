@@ -5,6 +5,7 @@ Responsible for what a person types and reads about the CA. Must not know what i
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -137,10 +138,24 @@ def _permitted(texts: Iterable[str] | None, unconstrained: bool) -> list[str]:
     given = list(texts or ())
     if given and unconstrained:
         raise ConfigError("flag --unconstrained: permits every host, so --permit says nothing; give one of them")
+    return [_subtree(text) for text in given]
+
+
+def _subtree(text: str) -> str:
     try:
-        return [str(subtree(text)) for text in given]
+        return str(subtree(text))
     except ValueError as error:
-        raise ConfigError(f"flag --permit: {error}; for example cache.corp.test") from error
+        raise ConfigError(f"flag --permit: {error}; {_permissible(text)}") from error
+
+
+def _permissible(text: str) -> str:
+    """What to give instead: registries are named with their ports elsewhere, and certificates know none."""
+    host, _, port = text.rpartition(":")
+    if port.isdecimal():
+        with contextlib.suppress(ValueError):
+            subtree(host)
+            return f"give it without the port: {host}"
+    return "for example cache.corp.test"
 
 
 def _seconds(overlap: str) -> timedelta:
