@@ -18,7 +18,7 @@ ROWS = (
     {"cli", "__main__", "commands"},
     {"doctor"},
     {"wiring"},
-    {"addon", "door", "modes", "datagrams", "nameserver", "layers", "sending", "page", "clientsetup"},
+    {"addon", "door", "modes", "nameserver", "layers", "sending", "page", "clientsetup"},
     {"mirror", "discovery"},
     {"inside"},
     {"pulls", "outages", "broker", "manifests", "blobs", "links", "neighbours", "bodies"},
@@ -30,6 +30,7 @@ ROWS = (
         "gate",
         "keyring",
         "resolver",
+        "forwarders",
         "breaker",
         "guesses",
         "guard",
@@ -52,7 +53,7 @@ ROWS = (
 )
 #: Who may import which package that is not ours and not the standard library's.
 ADAPTERS = {
-    "mitmproxy": {"cli", "wiring", "addon", "door", "modes", "nameserver", "layers", "sending"},
+    "mitmproxy": {"cli", "wiring", "addon", "door", "modes", "layers", "sending"},
     "mitmproxy_rs": {"resolver", "wiring"},
     "bcrypt": {"gate"},
     "diskcache": {"store"},

@@ -1,58 +1,106 @@
-"""What the name server answers itself, and what it hands to another."""
+"""What the name server answers itself, what it hands to others, and how much of either at a time."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 
 import pytest
-from mitmproxy import flow as mflow
-from mitmproxy.connection import ConnectionState, Server
-from mitmproxy.dns import DNSFlow, DNSMessage
+from mitmproxy.dns import DNSMessage
 from mitmproxy.net.dns import classes, response_codes, types
-from mitmproxy.test import tflow
 
-from lab.nameserver import question
+from lab.inside import until
+from lab.nameserver import LENGTH, question
+from pullthrough import nameserver
+from pullthrough.core import dnsmessage
+from pullthrough.core.dnsmessage import Question
 from pullthrough.core.registries import Registries, parse_entry
+from pullthrough.forwarders import Forwarders
+from pullthrough.guard import Guard
 from pullthrough.nameserver import NameServer
-from pullthrough.options import IPAddress, parse_ip
+from pullthrough.options import Address, IPAddress, parse_ip
 
-RESOLVER = "10.0.0.53"
 FOUR, SIX = parse_ip("10.0.0.5"), parse_ip("fd00::5")
 
 
-def server(advertised: Sequence[IPAddress] = (FOUR, SIX), resolver: str | None = RESOLVER) -> NameServer:
+SAID = b"said by others"
+
+
+class Others(Forwarders):
+    """Whoever is asked for the rest: notes what, and replies once it may."""
+
+    def __init__(self) -> None:
+        super().__init__((), Guard())
+        self.asked: list[tuple[str, bool]] = []
+        self.may_reply = asyncio.Event()
+        self.may_reply.set()
+        self.reply: bytes | None = SAID
+
+    async def ask(self, packet: bytes, asked: Question, *, tcp: bool) -> bytes | None:
+        self.asked.append((asked.name, tcp))
+        await self.may_reply.wait()
+        return self.reply and packet[:2] + self.reply
+
+
+def registries() -> Registries:
     entries = ("registry.test", "other.test:5050", "*.corp.test", "10.0.0.9:5050")
-    return NameServer(Registries([parse_entry(entry) for entry in entries]), advertised, resolver)
+    return Registries([parse_entry(entry) for entry in entries])
 
 
-async def asked(names: NameServer, name: str, kind: int, state: ConnectionState = ConnectionState.CLOSED) -> DNSFlow:
-    """A question on a connection of its own; that to the resolver is in this state."""
-    flow = tflow.tdnsflow(req=question(name, kind), server_conn=Server(address=None, transport_protocol="udp"))
-    flow.server_conn.state = state
-    await names.dns_request(flow)
-    return flow
+def own(
+    name: str, kind: int, advertised: Sequence[IPAddress] = (FOUR, SIX), of_class: int = classes.IN
+) -> bytes | None:
+    request = question(name, kind)
+    request.questions[0].class_ = of_class
+    asked = dnsmessage.question(request.packed)
+    assert asked is not None
+    return NameServer(registries(), advertised, Forwarders((), Guard())).answer(asked)
 
 
-def given(flow: DNSFlow) -> DNSMessage:
-    assert flow.response is not None
-    return flow.response
+def given(answer: bytes | None) -> DNSMessage:
+    assert answer is not None
+    return DNSMessage.unpack(answer)
+
+
+# -- what is answered
 
 
 @pytest.mark.parametrize(
     "name", ["registry.test", "Registry.TEST", "other.test", "a.corp.test", "registry-1.docker.io", "GHCR.io"]
 )
-async def test_a_registry_is_here_whatever_its_port(name: str) -> None:
-    four, six = [given(await asked(server(), name, kind)) for kind in (types.A, types.AAAA)]
+@pytest.mark.parametrize("of_class", [classes.IN, classes.ANY])
+def test_a_registry_is_here_whatever_its_port(name: str, of_class: int) -> None:
+    four, six, both = (given(own(name, kind, of_class=of_class)) for kind in (types.A, types.AAAA, types.ANY))
 
     assert [(record.name, record.type, record.data) for record in four.answers] == [(name, types.A, FOUR.packed)]
     assert [(record.name, record.type, record.data) for record in six.answers] == [(name, types.AAAA, SIX.packed)]
-    assert all(0 < record.ttl <= 300 and record.class_ == classes.IN for record in (*four.answers, *six.answers))
-    assert DNSMessage.unpack(four.packed).answers == four.answers
+    assert both.answers == four.answers + six.answers
+    assert all(0 < record.ttl <= 300 and record.class_ == classes.IN for record in both.answers)
 
 
 @pytest.mark.parametrize(
-    ("advertised", "kind"), [([FOUR], types.AAAA), ([SIX], types.A), ([FOUR, SIX], types.HTTPS), ([FOUR], types.SVCB)]
+    ("advertised", "name", "kind"),
+    [
+        ([FOUR], "registry.test", types.AAAA),
+        ([SIX], "registry.test", types.A),
+        ([FOUR, SIX], "registry.test", types.HTTPS),
+        ([FOUR], "registry.test", types.SVCB),
+        *(
+            ([FOUR], f"{prefix}{name}", kind)
+            for prefix in ("_https.", "_5050._https.", "_5050._HTTPS.")
+            for name in ("registry.test", "Other.test", "ghcr.io")
+            for kind in (types.HTTPS, types.SVCB, types.ANY)
+        ),
+    ],
 )
-async def test_of_a_registry_nothing_is_given_that_would_lead_past_us(advertised: list[IPAddress], kind: int) -> None:
-    answer = given(await asked(server(advertised), "registry.test", kind))
+def test_of_a_registry_nothing_is_given_that_would_lead_past_us(
+    advertised: list[IPAddress], name: str, kind: int
+) -> None:
+    answer = given(own(name, kind, advertised))
 
     assert answer.response_code == response_codes.NOERROR
     assert answer.answers == []
@@ -63,57 +111,375 @@ async def test_of_a_registry_nothing_is_given_that_would_lead_past_us(advertised
     [
         ("plain.test", types.A),
         ("plain.test", types.HTTPS),
+        ("_5050._https.plain.test", types.HTTPS),
+        ("_5050._https.registry.test", types.A),
+        ("_5050._https.registry.test", types.TXT),
+        ("_5050._other.registry.test", types.SVCB),
+        ("_acme-challenge.registry.test", types.TXT),
         ("test", types.A),
         ("sub.registry.test", types.A),
         ("registry.test.evil.test", types.A),
         ("registry.test", types.TXT),
         ("registry.test", types.MX),
         ("", types.NS),
+        ("", types.A),
     ],
 )
-async def test_everything_else_is_asked_of_the_resolver(name: str, kind: int) -> None:
-    flow = await asked(server(), name, kind)
-
-    assert flow.response is None
-    assert flow.server_conn.address == (RESOLVER, 53)
+def test_everything_else_is_for_others(name: str, kind: int) -> None:
+    assert own(name, kind) is None
 
 
-async def test_a_connection_to_the_resolver_is_used_again() -> None:
-    flow = await asked(server(), "plain.test", types.A, ConnectionState.OPEN)
-
-    assert flow.response is None
-    assert flow.server_conn.address is None  # it must not change under an open connection
+def test_of_other_classes_nothing_is_known() -> None:
+    assert own("registry.test", types.A, of_class=classes.CH) is None
 
 
-async def test_with_nobody_to_ask_only_registries_are_known() -> None:
-    names = server(resolver=None)
+def test_a_dot_in_a_label_makes_no_registry() -> None:
+    packet = struct.pack("!6H", 7, 256, 1, 0, 0, 0) + b"\x0dregistry.test\0\0\1\0\1"
+    asked = dnsmessage.question(packet)
 
-    assert given(await asked(names, "registry.test", types.A)).answers
-    assert given(await asked(names, "plain.test", types.A)).response_code == response_codes.SERVFAIL
-
-
-async def test_an_id_that_comes_again_does_not_bring_back_the_old_answer() -> None:
-    flow = await asked(server(), "registry.test", types.A)
-    flow.error = mflow.Error("of the first time")
-    flow.request = question("plain.test", types.A)
-    await server().dns_request(flow)
-
-    assert flow.response is None
-    assert flow.error is None
+    assert asked is not None
+    assert NameServer(registries(), [FOUR], Others()).answer(asked) is None
 
 
-@pytest.mark.parametrize("count", [0, 2])
-async def test_a_message_without_one_question_is_left_to_the_resolver(count: int) -> None:
-    request = question("registry.test", types.A)
-    request.questions = request.questions * count
-    flow = tflow.tdnsflow(req=request)
-    await server().dns_request(flow)
+def test_what_is_no_query_is_not_implemented() -> None:
+    asked = dnsmessage.question(struct.pack("!6H", 7, 5 << 11, 1, 0, 0, 0))
 
-    assert flow.response is None
+    assert asked is not None
+    assert given(NameServer(registries(), [FOUR], Others()).answer(asked)).response_code == response_codes.NOTIMP
 
 
-def test_a_look_up_that_failed_is_no_line_in_a_quiet_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    server().dns_error(tflow.tdnsflow(err=True))
+# -- over the network
 
-    assert caplog.text == ""
+
+@dataclass
+class House:
+    """The name server on loopback, and whom it asks."""
+
+    names: NameServer
+    others: Others
+    address: tuple[str, int] = ("", 0)
+    made: list[socket.socket] = field(default_factory=list)
+
+    def datagrams(self) -> socket.socket:
+        """A client of its own."""
+        sock = socket.socket(type=socket.SOCK_DGRAM)
+        self.made.append(sock)
+        sock.setblocking(False)
+        sock.connect(self.address)
+        return sock
+
+    @contextlib.asynccontextmanager
+    async def stream(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A connection."""
+        reader, writer = await asyncio.open_connection(*self.address)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    others = Others()
+    made = House(NameServer(registries(), [FOUR], others), others)
+    await made.names.listen(Address("127.0.0.1", 0))
+    (made.address,) = made.names.addresses
+    yield made
+    others.may_reply.set()
+    await made.names.aclose()
+    for sock in made.made:
+        sock.close()
+    assert made.names.busy == 0
+
+
+async def heard(sock: socket.socket) -> bytes:
+    async with asyncio.timeout(20):
+        return await asyncio.get_running_loop().sock_recv(sock, 65535)
+
+
+def framed(*packets: bytes) -> bytes:
+    return b"".join(LENGTH.pack(len(packet)) + packet for packet in packets)
+
+
+async def frame(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(20):
+        return await reader.readexactly(*LENGTH.unpack(await reader.readexactly(2)))
+
+
+def asked(name: str, identity: int = 7) -> bytes:
+    return question(name, types.A, identity).packed
+
+
+ANSWER = question("plain.test", types.A).succeed([]).packed
+
+
+async def test_datagrams_are_answered(house: House) -> None:
+    sock = house.datagrams()
+    for name, answers in [("registry.test", True), ("plain.test", False), ("registry.test", True)]:
+        sock.send(asked(name))
+        reply = await heard(sock)
+        assert reply.startswith(b"\0\x07")
+        assert (SAID not in reply) == answers
+    await until(lambda: house.names.busy == 0)
+    assert house.others.asked == [("plain.test", False)]
+
+
+async def test_questions_of_a_connection_are_answered_as_answers_come(house: House) -> None:
+    house.others.may_reply.clear()
+    async with house.stream() as (reader, writer):
+        writer.write(framed(asked("plain.test", 1), asked("registry.test", 2), asked("plain.test", 3)))
+        assert (await frame(reader))[:2] == b"\0\2"
+        house.others.may_reply.set()
+        assert {(await frame(reader))[:2] for _ in range(2)} == {b"\0\1", b"\0\3"}
+    assert house.others.asked == [("plain.test", True)] * 2
+    await until(lambda: house.names.busy == 0)
+
+
+async def test_a_client_that_ends_its_own_half_is_still_answered(house: House) -> None:
+    house.others.may_reply.clear()
+    async with house.stream() as (reader, writer):
+        writer.write(framed(asked("plain.test")))
+        writer.write_eof()
+        await until(lambda: house.others.asked)
+        house.others.may_reply.set()
+        assert await frame(reader) == b"\0\x07" + SAID
+        assert await reader.read() == b""
+
+
+async def test_without_a_reply_of_others_the_client_is_told_so_and_can_go_on(house: House) -> None:
+    house.others.reply = None
+    sock = house.datagrams()
+    async with house.stream() as (reader, writer):
+        for name, code in [("plain.test", 2), ("plain.test", 2), ("registry.test", 0)]:
+            sock.send(asked(name))
+            writer.write(framed(asked(name)))
+            for answer in (await heard(sock), await frame(reader)):
+                assert DNSMessage.unpack(answer).response_code == code
+
+
+NO_QUESTIONS = [
+    pytest.param(b"", id="nothing"),
+    pytest.param(b"\xff" * 40, id="no question"),
+    pytest.param(ANSWER, id="an answer"),
+    pytest.param(struct.pack("!6H", 7, 256, 2, 0, 0, 0) + asked("plain.test")[12:] * 2, id="two questions"),
+    pytest.param(asked("plain.test") + b"\0" * 5000, id="too long"),
+]
+
+
+@pytest.mark.parametrize("packet", NO_QUESTIONS)
+async def test_a_datagram_that_is_no_question_gets_no_answer(house: House, packet: bytes) -> None:
+    sock = house.datagrams()
+    sock.send(packet)
+    sock.send(asked("registry.test", 9))
+
+    assert (await heard(sock))[:2] == b"\0\x09"
+    assert house.others.asked == []
+    assert house.names.busy == 0
+
+
+@pytest.mark.parametrize("packet", NO_QUESTIONS)
+async def test_a_connection_that_asks_no_question_is_closed(house: House, packet: bytes) -> None:
+    async with house.stream() as (reader, writer):
+        writer.write(framed(asked("plain.test", 9), packet, asked("registry.test")))
+        assert (await frame(reader))[:2] == b"\0\x09"
+        with contextlib.suppress(ConnectionError):  # what we did not read any more is lost, and that is told
+            assert await reader.read() == b""
+    assert house.others.asked == [("plain.test", True)]
+    await until(lambda: house.names.busy == 0)
+
+
+@pytest.mark.parametrize("begun", [b"", b"\0", b"\0\x20abc"])
+async def test_a_connection_that_says_nothing_is_closed(
+    house: House, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(nameserver, "_PATIENCE", 0.05)
+    async with house.stream() as (reader, writer):
+        writer.write(begun)
+        assert await reader.read() == b""
+
+
+async def test_a_client_that_takes_no_answers_is_cut_off(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nameserver, "_PATIENCE", 0.2)
+    house.others.reply = b"\0" * 65000
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, house.address)
+        with contextlib.suppress(OSError):
+            for _ in range(4000):
+                await asyncio.get_running_loop().sock_sendall(sock, framed(asked("plain.test")))
+        await until(lambda: house.names.busy == 0)
+    assert len(house.others.asked) < 4000
+
+
+# -- bounds
+
+
+async def test_only_so_many_questions_at_a_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nameserver, "_MAX_QUESTIONS", 3)
+    house.others.may_reply.clear()
+    sock = house.datagrams()
+    for identity in range(10):
+        sock.send(asked("plain.test", identity))
+    sock.send(asked("registry.test", 99))
+    assert (await heard(sock))[:2] == b"\0\x63"
+    assert len(house.others.asked) == 3
+
+    async with house.stream() as (reader, writer):
+        writer.write(framed(asked("plain.test", 10)))
+        assert DNSMessage.unpack(await frame(reader)).response_code == response_codes.SERVFAIL
+    house.others.may_reply.set()
+    assert {(await heard(sock))[1] for _ in range(3)} == {0, 1, 2}
+    await until(lambda: house.names.busy == 0)
+    sock.send(asked("plain.test", 11))
+    assert (await heard(sock))[1] == 11
+
+
+async def test_only_so_many_questions_of_a_connection(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nameserver, "_MAX_PIPELINED", 2)
+    house.others.may_reply.clear()
+    async with house.stream() as (reader, writer), house.stream() as (other, asks):
+        writer.write(framed(*(asked("plain.test", identity) for identity in range(9))))
+        await until(lambda: len(house.others.asked) == 2)
+        asks.write(framed(asked("registry.test")))
+        assert await frame(other)
+        assert len(house.others.asked) == 2
+
+        house.others.may_reply.set()
+        assert {(await frame(reader))[1] for _ in range(9)} == set(range(9))
+
+
+async def test_only_so_many_connections(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nameserver, "_MAX_CONNECTIONS", 2)
+    async with house.stream() as (reader, writer):
+        async with house.stream():
+            await until(lambda: house.names.busy == 2)
+            async with house.stream() as (third, _):
+                with contextlib.suppress(ConnectionError):
+                    assert await third.read() == b""
+        writer.write(framed(asked("registry.test")))
+        assert await frame(reader)
+        await until(lambda: house.names.busy == 1)
+    async with house.stream() as (reader, writer):
+        writer.write(framed(asked("registry.test")))
+        assert await frame(reader)
+
+
+async def test_nothing_is_kept_of_what_was_asked(house: House) -> None:
+    sock = house.datagrams()
+    async with house.stream() as (reader, writer):
+        for identity in range(500):
+            sock.send(asked("plain.test", identity))
+            writer.write(framed(asked("plain.test", identity)))
+            await heard(sock)
+            await frame(reader)
+        await until(lambda: house.names.busy == 1)  # the connection
+    await until(lambda: house.names.busy == 0)
+
+
+# -- who is heard
+
+
+@pytest.fixture
+def strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients on loopback count as having public addresses."""
+    monkeypatch.setattr(nameserver, "is_private_client", lambda host: not host.startswith("127."))
+
+
+@pytest.mark.usefixtures("strangers")
+async def test_a_client_with_a_public_address_gets_nothing(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    sock = house.datagrams()
+    for name in ("registry.test", "plain.test"):
+        sock.send(asked(name))
+        async with house.stream() as (reader, writer):
+            writer.write(framed(asked(name)))
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+    with pytest.raises(BlockingIOError):
+        sock.recv(1)
+    assert house.others.asked == []
+    assert caplog.text.count("127.0.0.1 is a client with a public address: refused") == 1
+
+
+# -- life
+
+
+async def test_ports_are_free_again_and_what_is_under_way_ends() -> None:
+    others = Others()
+    others.may_reply.clear()
+    names = NameServer(registries(), [FOUR], others)
+    await names.listen(Address("127.0.0.1", 0))
+    house = House(names, others, names.addresses[0])
+    house.datagrams().send(asked("plain.test"))
+    async with house.stream() as (reader, writer):
+        writer.write(framed(asked("plain.test")))
+        await until(lambda: len(others.asked) == 2)
+        await names.aclose()
+        assert await reader.read() == b""
+    assert names.busy == 0
+    assert names.addresses == []
+    for sock in house.made:
+        sock.close()
+
+    again = NameServer(registries(), [FOUR], others)
+    await again.listen(Address(*house.address))
+    await again.aclose()
+    await again.aclose()
+
+
+async def test_both_families_on_one_port() -> None:
+    names = NameServer(registries(), [FOUR], Others())
+    await names.listen(Address("0.0.0.0", 0))
+    port = names.addresses[0][1]
+    await names.listen(Address("::", port))
+
+    assert names.addresses == [("0.0.0.0", port), ("::", port)]
+    for address in ("127.0.0.1", "::1"):
+        house = House(names, Others(), (address, port))
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.connect(house.address)
+            sock.send(asked("registry.test"))
+            assert given(await heard(sock)).answers
+    await names.aclose()
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+async def test_a_port_that_somebody_has_is_a_sentence(kind: socket.SocketKind) -> None:
+    names = NameServer(registries(), [FOUR], Others())
+    with socket.socket(type=kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"name server failed to listen on 127.0.0.1:{port} with .*in use"):
+            await names.listen(Address("127.0.0.1", port))
+    await names.aclose()
+
+
+async def test_a_port_that_needs_a_right_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "permission denied")
+
+    monkeypatch.setattr(asyncio, "start_server", denied)
+
+    with pytest.raises(PermissionError, match=r"name server failed to listen on \[::1\]:53 with .*permission denied"):
+        await NameServer(registries(), [FOUR], Others()).listen(Address("::1", 53))
+
+
+async def test_a_fault_is_told_and_ends_one_question(
+    house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> bytes:
+        raise ValueError("broken")
+
+    right: Callable[..., Awaitable[bytes | None]] = house.others.ask
+    sock = house.datagrams()
+    monkeypatch.setattr(house.others, "ask", broken)
+    sock.send(asked("plain.test", 1))
+    await until(lambda: "fault while answering a question" in caplog.text)
+    monkeypatch.setattr(house.others, "ask", right)
+    sock.send(asked("plain.test", 2))
+    assert (await heard(sock))[:2] == b"\0\2"

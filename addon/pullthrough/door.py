@@ -30,7 +30,7 @@ from pullthrough.guard import Guard, is_loopback, is_private_client
 from pullthrough.layers import TUNNEL, Close, Connections, Http, TunnelCount, error_response, tunnel
 from pullthrough.leaves import LeafContexts
 from pullthrough.metrics import Metrics
-from pullthrough.modes import NamesMode, RedirectMode, SniMode
+from pullthrough.modes import RedirectMode, SniMode
 from pullthrough.neighbours import Neighbours
 from pullthrough.parent import ParentProxies
 
@@ -90,8 +90,6 @@ class Door:
         if not is_private_client(client.peername[0]):
             client.error = "pullthrough serves loopback and private networks only"
             self._tell_once("public", client.peername[0], "is a client with a public address: refused")
-        elif client.transport_protocol == "udp":
-            return  # a question, which is bounded elsewhere
         elif len(self._clients) >= self._limit:  # each may need three descriptors: itself, an upstream, a blob
             client.error = "too many connections"
             self._tell_once("crowd", "a client", f"was refused: more than {self._limit} connections (ulimit -n)")
@@ -301,9 +299,6 @@ class Door:
         if data.server.address is None or data.server.via is not None:
             return
         host, port = data.server.address[:2]
-        if isinstance(data.client.proxy_mode, NamesMode):  # the operator's resolver, often on this machine
-            data.server.error = self._guard.objection(host, port)
-            return
         if any((proxy.host, proxy.port) == (host, port) for proxy in self._parents):
             return
         data.server.error = await self._forbidden(data.client, host, port)
@@ -312,8 +307,6 @@ class Door:
         """The name may have another address by now than when it was looked at: hang up before a byte goes there."""
         address, peer = data.server.address, data.server.peername
         if address is None or peer is None or data.server.via is not None:
-            return
-        if isinstance(data.client.proxy_mode, NamesMode):
             return
         if any((proxy.host, proxy.port) == address[:2] for proxy in self._parents):
             return

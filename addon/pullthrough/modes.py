@@ -1,7 +1,7 @@
-"""The ways in that mitmproxy has not: TLS by server name, connections that a firewall redirects, DNS over our own UDP.
+"""The ways in that mitmproxy has not: TLS by server name, and connections that a firewall redirects.
 
 Responsible for listening, and for where a redirected connection was going. Must not know what becomes of it (`door`).
-mitmproxy finds modes by their class names: `sni@HOST:PORT`, `redirect@HOST:PORT`, `names@HOST:PORT`.
+mitmproxy finds modes by their class names: `sni@HOST:PORT`, `redirect@HOST:PORT`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import socket
 from typing import Any, Final
 
 from mitmproxy import platform
-from mitmproxy.proxy import context, layer, layers, mode_servers, mode_specs
+from mitmproxy.proxy import context, layer, mode_servers, mode_specs
 from mitmproxy.proxy.layers import modes
 
-from pullthrough.datagrams import Datagrams
 from pullthrough.options import Address
 
 _IP_TRANSPARENT: Final = 19  # linux/in.h; Python has no name for it
@@ -40,12 +39,6 @@ class RedirectMode(mode_specs.ProxyMode):
 
     def __post_init__(self) -> None:
         """There is nothing to check."""
-
-
-class NamesMode(mode_specs.DnsMode):
-    """Clients ask us for names."""
-
-    description = "name server"
 
 
 class SniInstance(mode_servers.AsyncioServerInstance[SniMode]):
@@ -78,20 +71,6 @@ class RedirectInstance(mode_servers.AsyncioServerInstance[RedirectMode]):
         """All is for the door to decide; where it was going is the server's address."""
         context.server.address, self._destination = self._destination, None
         return modes.HttpProxy(context)
-
-
-class NamesInstance(mode_servers.AsyncioServerInstance[NamesMode]):
-    """Listens, TCP and UDP."""
-
-    def make_top_layer(self, context: context.Context) -> layer.Layer:
-        """The DNS of mitmproxy; what is answered is the name server's business."""
-        return layers.DNSLayer(context)
-
-    async def start_udp_based_server(self, host: str, port: int) -> Any:
-        """Ours: see `datagrams`."""
-        loop = asyncio.get_running_loop()
-        _, server = await loop.create_datagram_endpoint(lambda: Datagrams(self.handle_stream), local_addr=(host, port))
-        return server
 
 
 def destination(sock: socket.socket) -> tuple[str, int]:

@@ -339,8 +339,8 @@ _TABLE: Final = (
         metavar="ADDRESS",
         panel=_DOORS,
         explained=(
-            "A name server (port 53) that is asked in place of the system's; the first one also for --dns-listen. "
-            "Needed where the system's name server leads here."
+            "A name server (port 53) that is asked in place of the system's; by --dns-listen several are asked in "
+            "order. Needed where the system's name server leads here."
         ),
         unset="the system's",
         example="10.0.0.1",

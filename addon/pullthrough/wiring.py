@@ -14,7 +14,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,7 @@ from pullthrough.config import Settings
 from pullthrough.core.registries import BUILTIN, Registries, parse_entry
 from pullthrough.discovery import Discovery
 from pullthrough.door import Door
+from pullthrough.forwarders import Forwarders
 from pullthrough.gate import Gate
 from pullthrough.guard import Guard, GuardedEventLoop
 from pullthrough.health import Health
@@ -44,7 +45,7 @@ from pullthrough.logins import Logins
 from pullthrough.messages import Registry
 from pullthrough.metrics import Metrics
 from pullthrough.mirror import Mirror
-from pullthrough.modes import NamesMode, RedirectMode, SniMode, spec
+from pullthrough.modes import RedirectMode, SniMode, spec
 from pullthrough.nameserver import NameServer
 from pullthrough.options import Address
 from pullthrough.page import Page
@@ -171,20 +172,31 @@ class App:
             metrics=metrics,
             offline=settings.offline,
         )
-
-        self.names = NameServer(self.registries, settings.advertise, _name_server(settings, resolver))
+        forwarders = Forwarders(_name_servers(settings, resolver), guard)
+        self.names = NameServer(self.registries, settings.advertise, forwarders)
 
     @property
     def addons(self) -> list[object]:
         """Mitmproxy finds them here, and lets every hook reach them in this order, and this object last."""
-        return [self.door, self.names, self.sender, self.addon]
+        return [self.door, self.sender, self.addon]
+
+    async def open_names(self) -> list[OSError]:
+        """Open the door that is none of mitmproxy's; what is wrong with it."""
+        faults = []
+        for address in self.settings.dns_listen:
+            try:
+                await self.names.listen(address)
+            except OSError as error:
+                faults.append(error)
+        self.guard.listening(self.names.addresses)
+        return faults
 
     # -- mitmproxy's hooks for the life of the whole
 
     def running(self) -> None:
         """The listeners are there."""
         addresses = ctx.master.addons.get("proxyserver").listen_addrs()
-        self.guard.listening((address[0], address[1]) for address in addresses)
+        self.guard.listening([*((host, port) for host, port, *_ in addresses), *self.names.addresses])
         if not self.settings.offline:
             self._forget_ourselves_as_parent()
         self._watching = asyncio.create_task(self._watch_the_ca(), name="ca")
@@ -194,6 +206,7 @@ class App:
         """The end: fills stop, partials stay."""
         if self._watching is not None:
             self._watching.cancel()
+        await self.names.aclose()
         await self.inside.aclose()
         await self.store.aclose()
         self._leaving.close()
@@ -261,11 +274,11 @@ def _own_names(settings: Settings) -> list[str]:
     return [*settings.name, "localhost", socket.gethostname().lower(), *map(str, settings.advertise)]
 
 
-def _name_server(settings: Settings, resolver: Resolver) -> str | None:
+def _name_servers(settings: Settings, resolver: Resolver) -> Sequence[str]:
     """Whom our own name server asks for what it does not know itself."""
     if settings.offline or not settings.dns_listen:
-        return None
-    return resolver.servers[0] if resolver.servers else next(iter(get_system_dns_servers()), None)
+        return ()
+    return resolver.servers or get_system_dns_servers()
 
 
 def _modes(settings: Settings) -> list[str]:
@@ -274,7 +287,6 @@ def _modes(settings: Settings) -> list[str]:
         (RegularMode, (settings.listen,)),
         (SniMode, settings.tls_listen),
         (RedirectMode, settings.transparent_listen),
-        (NamesMode, settings.dns_listen),
     ]
     return [spec(mode, address) for mode, addresses in doors for address in addresses]
 
@@ -326,12 +338,14 @@ async def _serve(settings: Settings, guard: Guard, resolver: Resolver) -> int:
     proxy.addons.add(core.Core(), server, _UpstreamTls(), app)
     opts.update(**_MITMPROXY, ssl_verify_upstream_trusted_ca=str(app.trust_file))
     stop = asyncio.Event()
+    shut = await app.open_names()  # before the others: whoever finds us ready may ask for names
     running = asyncio.create_task(proxy.run(), name="mitmproxy")
     with _stopping(stop):
         await _first(stop, running, app.started.wait())
-        faults = _not_listening(server)
+        faults = _not_listening(server, shut)
         if stop.is_set() or not faults:
-            addresses = ", ".join(f"{host}:{port}" for host, port, *_ in server.listen_addrs())
+            doors = [*server.listen_addrs(), *app.names.addresses]
+            addresses = ", ".join(f"{host}:{port}" for host, port, *_ in doors)
             log.info("listening on %s; CA fingerprint %s", addresses, app.authority.fingerprint)
             await _first(stop, running)
             await _drain(app, server, settings.shutdown_grace, stop)
@@ -342,11 +356,11 @@ async def _serve(settings: Settings, guard: Guard, resolver: Resolver) -> int:
     return 1 if faults else 0
 
 
-def _not_listening(server: proxyserver.Proxyserver) -> list[str]:
-    """What is wrong with doors that are not open. Ports below 1024 need a right."""
+def _not_listening(server: proxyserver.Proxyserver, others: Iterable[Exception]) -> list[str]:
+    """What is wrong with doors that are not open, those that are not mitmproxy's too. Ports below 1024 need a right."""
     hint = "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
     failed = [door.last_exception for door in server.servers if door.last_exception is not None]
-    return [f"{error}{hint if isinstance(error, PermissionError) else ''}" for error in failed]
+    return [f"{error}{hint if isinstance(error, PermissionError) else ''}" for error in (*failed, *others)]
 
 
 async def _first(stop: asyncio.Event, *others: Any) -> None:
@@ -376,6 +390,7 @@ def _stopping(stop: asyncio.Event) -> Any:
 async def _drain(app: App, server: proxyserver.Proxyserver, grace: float, stop: asyncio.Event) -> None:
     """Take no more connections; let the pulls that are under way come to their end, for `grace` seconds."""
     log.info("stopping: waiting up to %g s for pulls under way", grace)
+    await app.names.aclose()
     await server.servers.update([])
     stop.clear()
     with contextlib.suppress(TimeoutError):

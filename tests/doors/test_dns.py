@@ -88,6 +88,21 @@ def test_a_registry_is_at_the_advertised_addresses_and_has_no_other_record(
 
 
 @pytest.mark.usefixtures("gateway")
+@pytest.mark.parametrize("tcp", [False, True])
+def test_a_registry_on_another_port_has_no_other_record_either(
+    network: Network, answers: LabNameServer, *, tcp: bool
+) -> None:
+    """RFC 9460 section 2.3."""
+    name = "_5050._https.registry.test"
+    with network.client.entered(), Asker(FOUR, tcp=tcp) as asker:
+        https, other = (asker.ask(question(each, types.HTTPS)) for each in (name, name.replace("registry", "plain")))
+
+    assert (https.response_code, https.answers) == (response_codes.NOERROR, [])
+    assert other.response_code == response_codes.NXDOMAIN
+    assert not answers.asked(name)
+
+
+@pytest.mark.usefixtures("gateway")
 @pytest.mark.parametrize(("server", "tcp"), EVERY_WAY)
 def test_any_other_name_is_as_the_resolver_says(
     server: str, tcp: bool, network: Network, answers: LabNameServer

@@ -163,6 +163,10 @@ class Asker:
             if answer.id == asked.id:
                 return answer
 
+    def first(self) -> bytes:
+        """The next message that comes, whatever it is."""
+        return self._receive()
+
     def send(self, packed: bytes) -> None:
         """Bytes as they are, in one message."""
         self._sock.sendall(LENGTH.pack(len(packed)) + packed if self._tcp else packed)

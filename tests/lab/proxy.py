@@ -74,6 +74,11 @@ class Proxy:
         """The process id."""
         return self._running().pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._running().exit_code
+
     def start(self) -> None:
         """Start it and wait until `GET /readyz` says 200; the first start also fetches /ca.pem."""
         for attempt in range(1, ATTEMPTS + 1):
