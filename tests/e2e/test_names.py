@@ -23,6 +23,12 @@ OURS = "10.0.0.5"
 type Start = Callable[..., tuple[Proxy, int]]
 
 
+def complaints(proxy: Proxy) -> list[str]:
+    """Warnings and errors in the log, but for the start's, that there is no door for the registries' ports."""
+    lines = [line for line in proxy.log_lines() if line.get("level") in ("warning", "error")]
+    return [line["message"] for line in lines if not line["message"].startswith("--dns-listen leads clients")]
+
+
 def free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
@@ -80,7 +86,7 @@ def test_whatever_strangers_send_it_goes_on_answering_and_says_little(fake: Fake
         if chance.randrange(50) == 0:
             with Asker("127.0.0.1", port=port) as asker:
                 assert given(asker, fake.name) == [OURS]
-    assert [line for line in proxy.log_lines() if line.get("level") in ("warning", "error")] == []
+    assert complaints(proxy) == []
 
 
 def bomb(labels: int, size: int) -> bytes:
@@ -113,7 +119,7 @@ def test_a_hostile_message_gets_no_answer_and_stops_nobody(fake: FakeRegistry, s
                 asker.send(question(fake.name, types.A, identity=2).packed)
                 assert asker.first()[:2] == b"\0\2"  # nothing came to the first
     assert proxy.get("/healthz")[0] == 200
-    assert [line for line in proxy.log_lines() if line.get("level") in ("warning", "error")] == []
+    assert complaints(proxy) == []
 
 
 # -- name servers that are away
@@ -153,8 +159,7 @@ def test_a_resolver_that_is_the_proxy_itself_is_not_asked(fake: FakeRegistry, pr
         assert [given(asker, "plain.test") for _ in range(3)] == [response_codes.SERVFAIL] * 3
         assert given(asker, fake.name) == [own]
 
-    told = [line["message"] for line in proxy.log_lines() if line.get("level") == "warning"]
-    assert told == [f"name server {own} is this proxy itself and is not asked: name another with --resolver"]
+    assert complaints(proxy) == [f"name server {own} is this proxy itself and is not asked: name another with --resolver"]
 
 
 # -- the door
