@@ -150,6 +150,7 @@ install() {
 
 uninstall() {
     need_root uninstall
+    rm -f -- "$anchor.new" "$second.new" # of an installation that was cut
     if [ ! -e "$anchor" ] && [ ! -e "$second" ]; then
         say "nothing to do"
         return

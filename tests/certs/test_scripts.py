@@ -135,6 +135,15 @@ def test_install_linux_makes_debian_trust_and_forget(machine: Machine, ca_file: 
     assert machine.tree() == before
 
 
+def test_install_linux_forgets_what_an_installation_that_was_cut_left(machine: Machine, ca_file: Path) -> None:
+    before = machine.tree()
+    for name in ("pullthrough.crt.new", "pullthrough-2.crt.new"):
+        machine.write(f"/usr/local/share/ca-certificates/{name}", ca_file.read_bytes())
+
+    assert machine.run(str(LINUX), "uninstall")
+    assert machine.tree() == before
+
+
 def test_install_linux_takes_both_certificates_of_a_rotation(
     machine: Machine, authority: Authority, ca_file: Path, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import tempfile
 import tomllib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from lab.clients import POLICY
 from lab.fake_registry import FakeRegistry
 from lab.names import ADDRESSES, NameMap
 from lab.pki import Pki
-from lab.programs import need
+from lab.programs import SYSTEM_PATH, need
 from lab.proxy import Proxies
 from pullthrough.ca import Authority
 
@@ -275,6 +276,92 @@ def test_an_interrupted_run_is_mended_by_the_next(machine: Machine, cache: StubC
     assert machine.tree() == before
 
 
+# -- what is cut
+
+#: In front of a program: ends the script that calls it, when its turn has come. Who else calls it is let alone.
+TRAP = """#!/bin/sh
+case $(tr '\\0' ' ' </proc/$PPID/cmdline) in 'sh -s '*) ;; *) exec {real} "$@" ;; esac
+turn=$(($(cat {turn}) - 1))
+echo $turn >{turn}
+[ $turn = 0 ] || exec {real} "$@"
+{late}
+kill -9 $PPID
+"""
+CHANGING = ("chmod", "cp", "mkdir", "mv", "rm", "rmdir", "update-ca-certificates")
+
+
+class Traps:
+    """A folder for PATH, with which the script is ended before or after one of its calls that change something."""
+
+    def __init__(self, folder: Path, *, late: bool) -> None:
+        self.folder = folder
+        self._turn = folder / "turn"
+        folder.mkdir()
+        for name in CHANGING:
+            real = need(name)
+            shim = folder / name
+            shim.write_text(TRAP.format(real=real, turn=self._turn, late=f'{real} "$@"' if late else ""))
+            shim.chmod(0o755)
+
+    def arm(self, turn: int) -> None:
+        """For the call with this number."""
+        self._turn.write_text(f"{turn}\n")
+        self._turn.chmod(0o666)
+
+    @property
+    def struck(self) -> bool:
+        return int(self._turn.read_text()) <= 0
+
+
+@pytest.mark.parametrize("target", ["system", "podman", "podman of one user"])
+@pytest.mark.parametrize(
+    ("action", "late"),
+    # What is written between two calls is missing after the first: a removal writes nothing.
+    [pytest.param((), True, id="installing"), pytest.param(("--uninstall",), False, id="uninstalling")],
+)
+def test_wherever_a_run_is_cut_uninstalling_leaves_nothing(
+    machine: Machine, cache: StubCache, tmp_path: Path, target: str, action: tuple[str, ...], late: bool
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    traps = Traps(tmp_path / "traps", late=late)
+
+    def run(*arguments: str, path: str = "") -> Done:
+        words = (target.partition(" ")[0], *arguments, "--yes")
+        env = {"PATH": f"{path}{os.environ.get('PATH', os.defpath)}:{SYSTEM_PATH}"}
+        if "user" in target:
+            return as_nobody(machine, cache, home, *words, env=env)
+        return machine.run("sh", "-s", "--", *words, given=cache.script, env=env)
+
+    assert run("--uninstall")
+    before, turn = (machine.tree(), tree_of(home)), 0
+    while turn == 0 or traps.struck:
+        turn += 1
+        assert not action or run()
+        traps.arm(turn)
+        run(*action, path=f"{traps.folder}:")
+        done = run("--uninstall")
+
+        assert done, done.err
+        assert (machine.tree(), tree_of(home)) == before, f"cut at call {turn}"
+    assert turn > 5
+
+
+def test_a_folder_of_a_run_that_was_cut_is_found_although_others_put_theirs_in_its_place(
+    machine: Machine, cache: StubCache, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    half = home / ".local.pullthrough-new/state/pullthrough-client/wanted"
+    half.mkdir(parents=True)
+    (home / ".local/share").mkdir(parents=True)
+    for path in home.rglob("*"):
+        os.chown(path, NOBODY, NOBODY)
+    before = tree_of(home)
+    assert as_nobody(machine, cache, home, "podman", "--uninstall", "--yes")
+
+    assert {path for path in before if not path.startswith(".local.pullthrough-new")} == tree_of(home).keys()
+
+
 # -- what is refused
 
 
@@ -435,7 +522,9 @@ def test_what_overrules_the_environment_of_dockerd_is_noted(machine: Machine, ca
 # -- without root
 
 
-def as_nobody(machine: Machine, cache: StubCache, home: Path, *arguments: str) -> Done:
+def as_nobody(
+    machine: Machine, cache: StubCache, home: Path, *arguments: str, env: Mapping[str, str] | None = None
+) -> Done:
     setpriv = need("setpriv")
     home.mkdir(exist_ok=True)
     os.chown(home, NOBODY, NOBODY)
@@ -443,7 +532,7 @@ def as_nobody(machine: Machine, cache: StubCache, home: Path, *arguments: str) -
         if folder.is_relative_to("/tmp") and folder != Path("/tmp"):  # noqa: S108
             folder.chmod(folder.stat().st_mode | 0o011)
     user = [setpriv, "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
-    return machine.run(*user, "sh", "-s", "--", *arguments, given=cache.script, env={"HOME": str(home)})
+    return machine.run(*user, "sh", "-s", "--", *arguments, given=cache.script, env={"HOME": str(home), **(env or {})})
 
 
 @pytest.mark.parametrize("target", ["system", "docker", "containerd", "all"])

@@ -166,17 +166,63 @@ same() { [ -f "$2" ] && [ ! -L "$2" ] && [ "$(cat "$1" && echo .)" = "$(cat "$2"
 
 exists() { [ -e "$1" ] || [ -L "$1" ]; }
 
-# make_folder PATH: with all above it. What was not there is remembered, for which the first must be `state`.
-make_folder() {
-    folder=$1 absent=
+# Whatever ends a run, kill -9 too: the next one finds what it left, and can go on or take it back. So what is about to
+# be made is noted before it is made, and `state`, where that is noted, comes and goes whole, by a rename.
+
+# absent_above PATH: what is missing of it and above it, from below
+absent_above() {
+    folder=$1
     while [ ! -d "$folder" ]; do
-        absent="$absent$folder
-"
+        say "$folder"
         folder=$(dirname "$folder")
     done
-    [ -n "$absent" ] || return 0
+}
+
+# make_folder PATH: with all above it. What was not there is remembered.
+make_folder() {
+    [ ! -d "$1" ] || return 0
+    absent_above "$1" >>"$state/folders"
     mkdir -p -- "$1"
-    printf '%s' "$absent" >>"$state/folders"
+}
+
+# make_state: `state`, with all above it
+make_state() {
+    [ ! -d "$state" ] || return 0
+    finish_state
+    top=$(absent_above "$state" | sed -n '$p')
+    draft=$top.pullthrough-new below=${state#"$top"}
+    mkdir -p -- "$draft$below/wanted"
+    absent_above "$state" >"$draft$below/folders"
+    mv -- "$draft" "$top"
+}
+
+# remove_state: with what was made above it and has nothing else in it
+remove_state() {
+    top=$state
+    while is_only_ours "$(dirname "$top")"; do top=$(dirname "$top"); done
+    mv -- "$top" "$top.pullthrough-new"
+    finish_state
+}
+
+is_only_ours() { grep -qsxF -e "$1" "$state/folders" && [ "$(ls -A "$1")" = "${top##*/}" ]; }
+
+# finish_state: without `state`, remove what is left of a run that was making or removing it
+finish_state() {
+    top=$state
+    while [ "$top" != "$(dirname "$top")" ]; do
+        [ ! -d "$top.pullthrough-new" ] || remove_draft "$top.pullthrough-new" "${state#"$top"}"
+        top=$(dirname "$top")
+    done
+}
+
+# remove_draft FOLDER BELOW: `state`, which is BELOW in it, and what is empty without it
+remove_draft() {
+    rm -rf -- "$1$2"
+    below=$2
+    while [ -n "$below" ]; do
+        below=${below%/*}
+        rmdir -- "$1$below" 2>/dev/null || true
+    done
 }
 
 is_ours() { [ -f "$state/files-$1" ] && grep -qxF -e "$2" "$state/files-$1"; }
@@ -188,6 +234,7 @@ put() {
     [ -n "$doing" ] || return 0
     make_folder "$(dirname "$3")"
     is_ours "$1" "$3" || keep "$1" "$3"
+    rm -f -- "$3.pullthrough-new"
     cp -- "$2" "$3.pullthrough-new"
     chmod 644 "$3.pullthrough-new"
     mv -f -- "$3.pullthrough-new" "$3"
@@ -209,6 +256,7 @@ take_back() {
     while IFS= read -r path; do
         if exists "$state/before$path"; then change "put back $path"; else change "remove $path"; fi
         [ -n "$doing" ] || continue
+        rm -f -- "$path.pullthrough-new"
         if exists "$state/before$path"; then
             cp -pP -- "$state/before$path" "$path.pullthrough-new"
             mv -f -- "$path.pullthrough-new" "$path"
@@ -223,10 +271,11 @@ forget() { [ -z "$doing" ] || rm -f -- "$state/files-$1"; }
 
 # leave_no_folder: those that we made and that are empty now go, ours with what is in it once nothing is wanted
 leave_no_folder() {
-    [ -d "$state" ] || return 0
-    folders=$(sort -r "$state/folders")
-    [ -n "$(ls "$state/wanted")" ] || rm -rf -- "$state"
-    say "$folders" | while read -r folder; do rmdir -- "$folder" 2>/dev/null || true; done
+    [ -d "$state" ] || { finish_state && return; }
+    if [ -f "$state/folders" ]; then
+        sort -r "$state/folders" | while read -r folder; do rmdir -- "$folder" 2>/dev/null || true; done
+    fi
+    [ -n "$(ls "$state/wanted" 2>/dev/null)" ] || remove_state
 }
 
 # -- what each target is made of
@@ -309,7 +358,7 @@ round() {
 
 install_all() {
     if [ -n "$doing" ]; then
-        make_folder "$state/wanted"
+        make_state
         for target in $targets; do : >"$state/wanted/$target"; done
     fi
     # shellcheck disable=SC2086 # one word per target
