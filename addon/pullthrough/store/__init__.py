@@ -25,9 +25,11 @@ from typing import Any, Final
 from pullthrough.core.digest import Digest
 from pullthrough.health import Health
 from pullthrough.messages import BodyError
-from pullthrough.store.faults import INDEX_ERRORS, StoreError, from_index
+from pullthrough.store import repair
+from pullthrough.store.disk import Adopted
+from pullthrough.store.faults import INDEX_ERRORS, StoreError, from_index, is_damage
 from pullthrough.store.files import BlobFiles, Partial
-from pullthrough.store.index import Index, Link
+from pullthrough.store.index import Index, Link, folders
 from pullthrough.store.lane import Lane, Rest
 from pullthrough.store.room import Room
 
@@ -99,6 +101,10 @@ class Store:
         self._opening = threading.Lock()
         self._unopened = Rest(rest)
         self._closing = False
+        #: The index that each thread has connections to.
+        self._used = threading.local()
+        #: Is the look at all files over that follows each opening?
+        self.tidied = threading.Event()
 
     # -- the calls that everybody makes
 
@@ -222,18 +228,20 @@ class Store:
             return
         if error.part == "index":
             self._failed = failed
-        advice = f": stop pullthrough, move {self._root} aside, start it again" if error.remedy else ""
-        self._health.degraded(error.part, f"{error} (in {self._root}); pulls go through uncached{advice}")
+        self._health.degraded(error.part, f"{error} (in {self._root}); pulls go through uncached")
 
     # -- below here: in threads
 
     def _with_parts[T](self, work: Callable[[_Parts], T]) -> T:
         parts = self._parts()
+        self._use(parts.index)
         try:
             return work(parts)
-        except INDEX_ERRORS:
+        except INDEX_ERRORS as error:
             # A connection may be left inside a transaction, when even COMMIT failed: the next work begins with another.
             parts.index.close()
+            if is_damage(error):
+                self._renew(parts)
             raise
 
     def _parts(self) -> _Parts:
@@ -244,41 +252,63 @@ class Store:
                 files = BlobFiles(self._root)
                 index = self._open_index()
                 self._opened = _Parts(files, index, Room(files, index, self.size))
+                self.tidied.clear()
                 self._fill.spawn(lambda: self._tidy(files, index))
             return self._opened
 
     def _open_index(self) -> Index:
-        try:
-            return Index(self._root, self._busy)
-        except INDEX_ERRORS as error:
-            self._unopened.begin(from_index(error))  # for those who wait for `_opening` now
-            raise
+        with repair.alone(self._root):
+            repair.put_aside_unusable(self._root, folders(self._root), thorough=False)
+            try:
+                return Index(self._root, self._busy)
+            except INDEX_ERRORS as error:
+                if is_damage(error) and repair.put_aside_unusable(self._root, folders(self._root), thorough=True):
+                    return Index(self._root, self._busy)
+                self._unopened.begin(from_index(error))  # for those who wait for `_opening` now
+                raise
+
+    def _renew(self, parts: _Parts) -> None:
+        """Have the next one open other databases, if one of these is damaged. Whoever works with them fails too."""
+        with self._opening, repair.alone(self._root):
+            if self._opened is parts and repair.put_aside_unusable(self._root, folders(self._root), thorough=True):
+                self._opened = None
 
     def _settle(self) -> None:
         if self._opened is not None:
+            self._use(self._opened.index)
             self._opened.index.flush()
             self._opened.index.expire()
 
+    def _use(self, index: Index | None) -> None:
+        """This thread goes on with `index`."""
+        before, self._used.index = getattr(self._used, "index", None), index
+        if before is not None and before is not index:
+            before.close()
+
     def _part(self) -> None:
         """A thread's last act."""
-        if self._opened is not None:
-            self._opened.index.close()
+        self._use(None)
 
     def _tidy(self, files: BlobFiles, index: Index) -> None:
-        """Give every blob its place in the order of use, and delete files that no row owns.
+        """Give every blob its place in the order of use, and every file a row.
 
-        A crash between rename and row leaves such a file; so does an index that was given up.
+        A crash between rename and row leaves a file without one; so does an index that was given up.
         """
+        self._use(index)
         index.enlist(lambda: not self._closing)
         for name in files.blobs():
             if self._closing:
                 return
             if not index.owns(name):
-                files.remove_unless(index.owns, name)
+                files.settle(name, index.owns, index.rediscover)
+        self.tidied.set()
 
     def _open(self, parts: _Parts, digest: Digest) -> tuple[int, int] | None:
         while (row := parts.index.find(digest)) is not None:
             fd = parts.files.open(row.name, row.size)
+            if fd is not None and not row.verified and not _verify(parts, digest, row, fd):
+                os.close(fd)
+                fd = None
             if fd is not None:
                 if parts.index.touch(digest):
                     self._note.spawn(parts.index.flush)
@@ -286,6 +316,18 @@ class Store:
             if parts.index.drop(digest, row):  # else another process has replaced it since
                 log.warning("stored blob %s is damaged: it will be fetched again", digest)
         return None
+
+
+def _verify(parts: _Parts, digest: Digest, row: Adopted, fd: int) -> bool:
+    """Read a file that was found without a row, once: whoever wrote it may not have come to its end."""
+    try:
+        right = parts.files.holds(fd, digest)
+    except BaseException:
+        os.close(fd)
+        raise
+    if right:
+        parts.index.believe(digest, row)
+    return right
 
 
 def _begin(parts: _Parts, digest: Digest) -> Partial:

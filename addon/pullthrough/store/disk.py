@@ -20,6 +20,8 @@ from diskcache.core import DBNAME, MODE_BINARY, MODE_RAW, UNKNOWN
 
 from pullthrough.store import names
 
+#: What this program writes; it goes up when rows change their meaning (`PRAGMA user_version`, 0 before there was one).
+VERSION: Final = 1
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 
@@ -33,6 +35,8 @@ class Adopted:
 
     name: str
     size: int
+    #: Is it known that the file is what its name says? Else whoever opens it has to see.
+    verified: bool = True
 
 
 class ForeignKeyError(Exception):
@@ -95,9 +99,15 @@ class Rows(diskcache.Cache):  # type: ignore[misc]
         _try_lock(file, busy)
         try:
             super().__init__(str(directory), timeout=busy, disk=JsonDisk, **_SETTINGS)
+            if self._sql("PRAGMA user_version").fetchone() != (VERSION,):
+                self._sql(f"PRAGMA user_version = {VERSION}")
         except BaseException:
             self.close()
             raise
+
+    def retag(self, key: str, name: str, tag: str) -> None:
+        """Give the row of an adopted file another tag. To set the row anew would delete the file."""
+        self._sql("UPDATE Cache SET tag = ? WHERE key = ? AND raw = 1 AND filename = ?", (tag, key, name))
 
 
 def _make_private(file: Path) -> None:

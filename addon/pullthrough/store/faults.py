@@ -29,15 +29,13 @@ class StoreError(Exception):
     """The store cannot do it now. The text may go to a client.
 
     `full` tells whether only for lack of room. `part` is what is out of order, None if it is nothing that an
-    operator should hear of; `remedy` is what they can do.
+    operator should hear of.
     """
 
-    def __init__(self, reason: str, *, full: bool = False, part: Part | None = None, remedy: bool = False) -> None:
+    def __init__(self, reason: str, *, full: bool = False, part: Part | None = None) -> None:
         super().__init__(reason)
         self.full = full
         self.part = part
-        #: Does it take a person to mend it, by giving the index up?
-        self.remedy = remedy
 
 
 def from_disk(error: OSError) -> StoreError:
@@ -49,9 +47,16 @@ def from_disk(error: OSError) -> StoreError:
 def from_index(error: Exception) -> StoreError:
     """The same as a StoreError. `error` is one of `INDEX_ERRORS`."""
     if isinstance(error, ForeignKeyError):
-        return StoreError(str(error), part="index", remedy=True)
+        return StoreError(str(error), part="index")
     # diskcache hides the cause of a Timeout, which need not be a lock: a read-only disk is one too.
     cause = error.__context__ if isinstance(error, diskcache.Timeout) else error
     code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the bits above tell finer kinds apart
     reason = "the index is locked by another process" if code in _LOCKED else f"the index fails: {cause}"
-    return StoreError(reason, full=code == sqlite3.SQLITE_FULL, part="index", remedy=code in _DAMAGED)
+    return StoreError(reason, full=code == sqlite3.SQLITE_FULL, part="index")
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Is a database at fault, and not a lock or the disk? Then it does not mend itself."""
+    if isinstance(error, diskcache.Timeout):  # hides its cause
+        error = error.__context__
+    return isinstance(error, ForeignKeyError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED

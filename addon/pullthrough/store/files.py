@@ -170,6 +170,14 @@ class BlobFiles:
         os.close(fd)
         return None
 
+    def holds(self, fd: int, digest: Digest) -> bool:
+        """Is the whole file this blob?"""
+        hasher, offset = digest.hasher(), 0
+        while chunk := os.pread(fd, _REHASH_CHUNK, offset):
+            hasher.update(chunk)
+            offset += len(chunk)
+        return hasher.hexdigest() == digest.hex
+
     def remove(self, name: str) -> None:
         """Delete a committed blob that no index row owns."""
         (self.root / name).unlink(missing_ok=True)
@@ -183,14 +191,18 @@ class BlobFiles:
                     if entry.is_file(follow_symlinks=False) and names.digest_of(name) is not None:
                         yield name
 
-    def remove_unless(self, owned: Callable[[str], bool], name: str) -> None:
-        """Delete a committed blob unless it is `owned`, or its commit is still under way."""
+    def settle(self, name: str, owned: Callable[[str], bool], adopt: Callable[[str, int], bool]) -> None:
+        """See that a committed blob has a row, unless its commit is still under way: `owned`, or `adopt`ed by size.
+
+        What is neither is deleted.
+        """
         path = self.root / name
         fd = _locked(path, create=False)
         if fd is None:
             return
         try:
-            if not owned(name):  # asked again: nobody who held the lock before can make a row for it any more
+            # Asked again: nobody who held the lock before can make a row for it any more.
+            if not owned(name) and not adopt(name, os.fstat(fd).st_size):
                 path.unlink(missing_ok=True)
         finally:
             os.close(fd)

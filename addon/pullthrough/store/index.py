@@ -22,6 +22,8 @@ from pullthrough.store.disk import Adopted, Rows
 _FORGET: Final = 90 * 24 * 3600.0
 #: Facts that are kept; beyond, those that were written first go. Strangers can have some written.
 _MAX_FACTS: Final = 200_000
+#: Stands behind the size of a file that was found and not read yet.
+_UNVERIFIED: Final = "?"
 #: Uses that are remembered before they are written down together.
 _BATCH: Final = 128
 
@@ -33,16 +35,22 @@ class Link:
     media_type: str = ""
 
 
+def folders(root: Path) -> tuple[Path, Path, Path, Path]:
+    """Where the databases are: of blobs, of their use, of links, of facts.
+
+    The first lies in `root` itself: names of adopted files are relative to it.
+    """
+    return root, root / "recency", root / "links", root / "facts"
+
+
 class Index:
     """The rows below one folder. Safe for several threads and processes (SQLite in WAL mode)."""
 
     def __init__(self, root: Path, busy: float) -> None:
         with contextlib.ExitStack() as opened:
-            # The blobs' own index lies in `root` itself: names of adopted files are relative to it.
-            self._blobs = opened.enter_context(contextlib.closing(Rows(root, busy)))
-            self._recency = opened.enter_context(contextlib.closing(Rows(root / "recency", busy)))
-            self._links = opened.enter_context(contextlib.closing(Rows(root / "links", busy)))
-            self._facts = opened.enter_context(contextlib.closing(Rows(root / "facts", busy)))
+            self._blobs, self._recency, self._links, self._facts = (
+                opened.enter_context(contextlib.closing(Rows(folder, busy))) for folder in folders(root)
+            )
             opened.pop_all()
         self._touched: dict[Digest, None] = {}
         self._touching = threading.Lock()
@@ -62,11 +70,29 @@ class Index:
         self._use((digest,))
         self._blobs.set(str(digest), Adopted(name, size), tag=str(size))
 
+    def rediscover(self, name: str, size: int) -> bool:
+        """As `adopt`, for a file that was found without a row and is not verified. Not if there is another. Done?"""
+        digest = names.digest_of(name)
+        if digest is None:
+            return False
+        with self._blobs.transact():
+            if self.find(digest) is not None:
+                return False
+            self._recency.add(str(digest), 0)
+            self._blobs.set(str(digest), Adopted(name, size), tag=f"{size}{_UNVERIFIED}")
+        return True
+
+    def believe(self, digest: Digest, row: Adopted) -> None:
+        """The file of `row` was verified."""
+        self._blobs.retag(str(digest), row.name, str(row.size))
+
     def find(self, digest: Digest) -> Adopted | None:
         """The file that holds `digest`, with the size that it must have; None if there is none."""
-        row, size = self._blobs.get(str(digest), tag=True)
-        ours = isinstance(row, Adopted) and names.digest_of(row.name) == digest
-        return Adopted(row.name, int(size)) if ours and isinstance(size, str) and size.isdecimal() else None
+        row, tag = self._blobs.get(str(digest), tag=True)
+        if not isinstance(row, Adopted) or names.digest_of(row.name) != digest or not isinstance(tag, str):
+            return None
+        size = tag.removesuffix(_UNVERIFIED)
+        return Adopted(row.name, int(size), verified=size == tag) if size.isdecimal() else None
 
     def owns(self, name: str) -> bool:
         """Is the file `name` the blob that it says?"""
