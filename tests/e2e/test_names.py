@@ -159,7 +159,9 @@ def test_a_resolver_that_is_the_proxy_itself_is_not_asked(fake: FakeRegistry, pr
         assert [given(asker, "plain.test") for _ in range(3)] == [response_codes.SERVFAIL] * 3
         assert given(asker, fake.name) == [own]
 
-    assert complaints(proxy) == [f"name server {own} is this proxy itself and is not asked: name another with --resolver"]
+    assert complaints(proxy) == [
+        f"name server {own} is this proxy itself and is not asked: name another with --resolver"
+    ]
 
 
 # -- the door
