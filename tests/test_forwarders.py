@@ -211,6 +211,7 @@ async def test_whoever_goes_on_guessing_is_not_listened_to(
     elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forwarders, "_PATIENCE", 30.0)
+    monkeypatch.setattr(forwarders, "_LAST_PATIENCE", 30.0)
     elsewhere.there(SECOND)
 
     def guess(packet: bytes, peer: tuple[str, int], sock: socket.socket) -> None:

@@ -21,8 +21,9 @@ from pullthrough.guard import Guard
 log = logging.getLogger(__name__)
 
 _PORT: Final = 53
-#: Seconds that each gets for its reply. Clients ask again after five.
+#: Seconds that each gets for its reply; the last one keeps nobody else waiting, but clients ask again after five.
 _PATIENCE: Final = 2.0
+_LAST_PATIENCE: Final = 4.5
 #: Seconds for which one that gave none is asked after the others.
 _REST: Final = 30.0
 #: Messages that are no reply to the question, until whoever sends them is asked no more: somebody is guessing.
@@ -55,11 +56,10 @@ class Forwarders:
 
     async def ask(self, packet: bytes, asked: Question, *, tcp: bool) -> bytes | None:
         """The reply to `packet`, in which `asked` was read, with its id again; None if nobody gives one."""
-        for server in self._in_order():
-            if self._is_ourselves(server):
-                continue
+        servers = [server for server in self._in_order() if not self._is_ourselves(server)]
+        for server in servers:
             try:
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(_LAST_PATIENCE if server == servers[-1] else _PATIENCE):
                     reply = await self._reply(server, packet, asked, tcp=tcp)
             except (OSError, EOFError) as error:
                 self._resting[server] = self._clock() + _REST

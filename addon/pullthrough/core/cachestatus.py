@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 CACHE_NAME = "pullthrough"
-MAX_DETAIL = 200
+MAX_DETAIL = 300
 
 # RFC 9211 section 2.2.
 FORWARDED = frozenset({"bypass", "method", "uri-miss", "vary-miss", "miss", "request", "stale", "partial"})
