@@ -1,5 +1,6 @@
 """A region's cache as a mirror of registries for an office: bytes from there, tags and rights from the registry."""
 
+import socket
 from pathlib import Path
 
 import bcrypt
@@ -127,3 +128,25 @@ def test_what_a_mirror_gives_to_the_office_is_not_for_everybody_in_it(
         assert not skopeo.pull(reference, creds=account).result
     for secret in ("let me in", "secret", "hunter2"):
         assert secret not in office.log_text()
+
+
+def test_two_that_name_each_other_wait_for_a_while_and_then_do_without(
+    registry: Registry, proxy_factory: Proxies, clients: Clients, public: Pki, image: Image, repository: str
+) -> None:
+    two = [proxy_factory(registry, flags=["--first-byte-timeout", "1s"], start=False) for _ in range(2)]
+    for proxy, other in zip(two, reversed(two), strict=True):
+        proxy.port = proxy.port or free_port()
+        other.port = other.port or free_port()
+        proxy.flags += ["--upstream-mirror", f"{registry.host}=http://127.0.0.1:{other.port}/{below(registry)}"]
+        proxy.start()
+
+    for proxy in two:
+        pulled = clients.skopeo(proxy.url, proxy.ca_file, public.ca_file).pull(registry.reference(repository, "v1"))
+        assert pulled.holds(image), pulled.result.err
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -298,7 +298,7 @@ async def test_of_two_files_of_one_blob_one_stays(stores: Stores) -> None:
 
 
 async def test_a_commit_that_fails_leaves_no_transaction_open(stores: Stores, system: System) -> None:
-    store = stores()
+    store = stores(busy=20.0)  # threads wait for each other here, and for nobody else
     await fill(store, ONE)
 
     def fail_commit(number: int, name: str) -> None:
