@@ -76,9 +76,10 @@ class _Mirror:
         if since >= self._failed_at:
             self._failures = min(self._failures + 1, 10)
         self._failed_at = now
-        seconds = min(max(_REST * 2 ** (self._failures - 1), pause), _LONGEST_REST)
-        self._resting_until = max(self._resting_until, now + seconds)
-        log.warning("mirror %s is not asked for %.0f s: %s", self.registry, self._resting_until - now, reason)
+        until = now + min(max(_REST * 2 ** (self._failures - 1), pause), _LONGEST_REST)
+        if until > self._resting_until + 1:  # else it is known already
+            log.warning("mirror %s is not asked for %.0f s: %s", self.registry, until - now, reason)
+        self._resting_until = max(self._resting_until, until)
 
     def lacks(self, repository: Repository) -> None:
         """It said that there is nothing of this repository: do not ask it for that again at once."""
@@ -91,7 +92,7 @@ class _Mirror:
 
 @dataclass(frozen=True, slots=True)
 class MirroredRepository:
-    """One repository at one mirror: a place to have content from (`fetch.Place`)."""
+    """One repository at one mirror: a place to have content from (`fetch.Mirror`)."""
 
     _mirror: _Mirror
     _repository: Repository
