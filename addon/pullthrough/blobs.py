@@ -21,6 +21,7 @@ from pullthrough.core.routes import Route
 from pullthrough.fetch import (
     NOT_YOU,
     UNMIRRORED,
+    Elsewhere,
     Mirrored,
     Refused,
     Source,
@@ -191,7 +192,10 @@ class Blobs:
         facts, flight = await self._facts(source, digest, None)
         if plan(facts).step is not Step.SERVE or flight is not None:
             cache = CacheStatus(fwd="miss")
-            word = await self._check(source, digest)
+            try:
+                word = await self._check(source, digest)
+            except Elsewhere as error:  # perhaps it answers the client, who can follow as well
+                return Pass(CacheStatus(fwd="miss", detail=str(error)))
             if isinstance(word, Refused):
                 if Trouble.status(word.status):
                     return relayed(word)

@@ -49,6 +49,10 @@ class Refused(Exception):
         self.body = body
 
 
+class Elsewhere(UpstreamError):
+    """A host to which the registry led answered with something other than the content: nobody's word on any right."""
+
+
 class Unsuitable(Exception):
     """The upstream's answer is good for its client but not for a cache; the text says why."""
 
@@ -104,11 +108,11 @@ def repeated(headers: Headers, *more: str) -> Headers:
 async def refusal(reply: Reply) -> Refused:
     """Read an error answer, to be relayed or raised.
 
-    UpstreamError for that of a host to which the registry led: it is not the registry's word on anybody's right.
+    Raises `Elsewhere` for that of a host to which the registry led.
     """
     if reply.foreign:
         reply.close()
-        raise UpstreamError(f"{reply.origin}, to which the registry led, answered {reply.status}")
+        raise Elsewhere(f"{reply.origin}, to which the registry led, answered {reply.status}")
     try:
         body = await reply.body(_MAX_REFUSAL)
     finally:
