@@ -11,6 +11,7 @@ import socketserver
 import struct
 import threading
 from collections import Counter
+from contextlib import suppress
 from typing import Final
 
 from mitmproxy.dns import DNSMessage, Question, ResourceRecord
@@ -64,7 +65,7 @@ class LabNameServer:
             server.server_close()
 
     def answer(self, packed: bytes) -> bytes:
-        """The answer to a question, as both come over the wire."""
+        """The answer to a question, as both come over the wire. ValueError or struct.error for what it cannot read."""
         request = DNSMessage.unpack(packed)
         question = request.questions[0]
         name = question.name.lower()
@@ -104,16 +105,18 @@ class _Datagram(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         packed, sock = self.request
-        sock.sendto(self.server.names.answer(packed), self.client_address)
+        with suppress(struct.error, ValueError):
+            sock.sendto(self.server.names.answer(packed), self.client_address)
 
 
 class _Conversation(socketserver.StreamRequestHandler):
     server: _Tcp
 
     def handle(self) -> None:
-        while length := self.rfile.read(LENGTH.size):
-            answer = self.server.names.answer(self.rfile.read(*LENGTH.unpack(length)))
-            self.wfile.write(LENGTH.pack(len(answer)) + answer)
+        with suppress(struct.error, ValueError):
+            while length := self.rfile.read(LENGTH.size):
+                answer = self.server.names.answer(self.rfile.read(*LENGTH.unpack(length)))
+                self.wfile.write(LENGTH.pack(len(answer)) + answer)
 
 
 def _family(address: str) -> socket.AddressFamily:
