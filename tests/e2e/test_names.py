@@ -3,7 +3,6 @@
 import os
 import random
 import socket
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -12,7 +11,7 @@ from mitmproxy.net.dns import response_codes, types
 
 from lab.deadline import eventually
 from lab.fake_registry import FakeRegistry
-from lab.nameserver import Asker, LabNameServer, question
+from lab.nameserver import Asker, LabNameServer, bomb, chain, question
 from lab.programs import need_root
 from lab.proxy import ExitedEarly, Proxies, Proxy
 
@@ -87,21 +86,6 @@ def test_whatever_strangers_send_it_goes_on_answering_and_says_little(fake: Fake
             with Asker("127.0.0.1", port=port) as asker:
                 assert given(asker, fake.name) == [OURS]
     assert complaints(proxy) == []
-
-
-def bomb(labels: int, size: int) -> bytes:
-    """A name without end, and as many questions that point to it as there is room for."""
-    body, count = b"\x01a" * labels + b"\0\0\1\0\1", 1
-    while len(body) + 20 < size:
-        body += b"\x01b\xc0\x0c\0\1\0\1"
-        count += 1
-    return struct.pack("!6H", 1, 0x0100, count, 0, 0, 0) + body
-
-
-def chain(links: int) -> bytes:
-    """Pointers, each to the next."""
-    pointers = b"".join(struct.pack("!H", 0xC000 | 12 + 2 * (link + 1)) for link in range(links))
-    return struct.pack("!6H", 1, 0x0100, 1, 0, 0, 0) + pointers + b"\0\0\1\0\1"
 
 
 @pytest.mark.parametrize("tcp", [False, True])

@@ -188,3 +188,18 @@ class Asker:
                 raise ConnectionResetError("the name server hung up")
             got += piece
         return got
+
+
+def bomb(labels: int, size: int) -> bytes:
+    """A name without end, and as many questions that point to it as there is room for."""
+    body, count = b"\x01a" * labels + b"\0\0\1\0\1", 1
+    while len(body) + 20 < size:
+        body += b"\x01b\xc0\x0c\0\1\0\1"
+        count += 1
+    return struct.pack("!6H", 1, 0x0100, count, 0, 0, 0) + body
+
+
+def chain(links: int) -> bytes:
+    """Pointers, each to the next."""
+    pointers = b"".join(struct.pack("!H", 0xC000 | 12 + 2 * (link + 1)) for link in range(links))
+    return struct.pack("!6H", 1, 0x0100, 1, 0, 0, 0) + pointers + b"\0\0\1\0\1"
