@@ -29,11 +29,6 @@ def office(registry: Registry, region: Proxy, proxy_factory: Proxies, pki: Pki, 
 
 
 @pytest.fixture
-def private(repository: str) -> str:
-    return repository.replace("open/", "priv/")
-
-
-@pytest.fixture
 def image(registry: Registry, layout: Layout, repository: str, private: str) -> Image:
     made = layout.image(repository, [300 * KIB, 5 * KIB], seed=private)
     for name in (private, repository):

@@ -24,11 +24,6 @@ HUB = "registry-1.docker.io"
 
 
 @pytest.fixture
-def private(repository: str) -> str:
-    return repository.replace("open/", "priv/")
-
-
-@pytest.fixture
 def image(registry: Registry, layout: Layout, repository: str, private: str) -> Image:
     made = layout.image(repository, [30 * KIB], seed=repository)
     for name in (private, repository):

@@ -42,11 +42,6 @@ def logins(file: Path, host: str, account: str) -> Path:
 
 
 @pytest.fixture
-def private(repository: str) -> str:
-    return repository.replace("open/", "priv/")
-
-
-@pytest.fixture
 def image(registry: Registry, layout: Layout, repository: str, private: str) -> Image:
     made = layout.image(repository, [300 * KIB, 5 * KIB], seed=private)
     for name in (private, repository):
