@@ -414,6 +414,18 @@ async def test_where_the_registry_says_neither_digest_nor_size_it_sends_the_cont
     assert asked(mirrors[0]) == []
 
 
+async def test_a_disk_that_fails_under_a_mirrors_bytes_costs_nobody_a_pull(
+    proxy: Inside, mirrors: list[FakeRegistry], image: FakeImage
+) -> None:
+    """The reader goes on alone, with the registry, in its own name."""
+    proxy.store.failing["write"] = 1
+
+    assert (await proxy.get(blob(image.layers[0]))).body == LAYERS[0]
+    await proxy.landed()
+    assert not await proxy.has(image.layers[0])
+    assert well(proxy) == 2, "that is no fault of theirs"
+
+
 async def test_head_and_other_repositories_are_none_of_a_mirrors_business(
     proxy: Inside, mirrors: list[FakeRegistry], image: FakeImage
 ) -> None:
