@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pullthrough.config import ConfigError, Settings, default_data_dir, load, ports_without_door
-from pullthrough.options import OPTIONS
+from pullthrough.options import OPTIONS, Size
 
 HOME = {"HOME": "/home/someone"}
 
@@ -29,6 +29,8 @@ def samples(tmp_path: Path, file: Path) -> dict[str, str]:
         "listen": "[::1]:8080",
         "data_dir": str(tmp_path),
         "size": "1TiB",
+        "min_free": "5%",
+        "max_age": "90d",
         "tls_listen": "0.0.0.0:443 [::]:5050",
         "transparent_listen": "3129",
         "dns_listen": "53",
@@ -83,7 +85,9 @@ def test_the_defaults() -> None:
     assert settings == Settings(
         listen=settings.listen,
         data_dir=default_data_dir(HOME),
-        size=50 * 1024**3,
+        size=Size(50 * 1024**3),
+        min_free=Size(64 * 1024**2),
+        max_age=0.0,
         tls_listen=(),
         transparent_listen=(),
         dns_listen=(),
@@ -142,7 +146,7 @@ def test_a_flag_wins_over_the_environment_that_over_the_file_that_over_the_defau
     file.write_text('size = "3GB"\nregistry = ["file.test"]\nlog_level = "error"\n')
     environ = HOME | {"PULLTHROUGH_SIZE": "2GB", "PULLTHROUGH_REGISTRY": "env.test"}
     settings = load({"size": "1GB", "registry": [], "log_level": None}, environ, file)
-    assert settings.size == 1000**3
+    assert settings.size == Size(1000**3)
     assert settings.registry == ("env.test:443",)
     assert settings.log_level == "error"
     assert settings.log_format == "text"
@@ -150,13 +154,13 @@ def test_a_flag_wins_over_the_environment_that_over_the_file_that_over_the_defau
 
 def test_a_bad_value_that_is_overridden_does_no_harm(file: Path) -> None:
     file.write_text('size = "much"\n')
-    assert load({"size": "1GB"}, HOME, file).size == 1000**3
+    assert load({"size": "1GB"}, HOME, file).size == Size(1000**3)
 
 
 def test_a_file_may_use_toml_numbers_and_lists(file: Path) -> None:
     file.write_text("size = 1_000\nlisten = 8080\nconnect_timeout = 1.5\nregistry = ['a.test', 'B.test:5050']\n")
     settings = load({}, HOME, file)
-    assert settings.size == 1000
+    assert settings.size == Size(1000)
     assert settings.listen == ("0.0.0.0", 8080)
     assert settings.connect_timeout == 1.5
     assert settings.registry == ("a.test:443", "b.test:5050")
@@ -200,8 +204,8 @@ def test_the_environment_may_name_the_file_and_the_flag_wins(file: Path) -> None
     other = file.with_name("other.toml")
     other.write_text('size = "4GB"\n')
     environ = HOME | {"PULLTHROUGH_CONFIG": str(file)}
-    assert load({}, environ).size == 3 * 1000**3
-    assert load({}, environ, other).size == 4 * 1000**3
+    assert load({}, environ).size == Size(3 * 1000**3)
+    assert load({}, environ, other).size == Size(4 * 1000**3)
 
 
 def test_an_empty_variable_counts_as_unset() -> None:
@@ -242,7 +246,7 @@ def test_without_a_home_the_folder_must_be_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_bad_value_is_named_with_its_place_and_an_example(file: Path) -> None:
-    fault = "'lots' is not a size in bytes, KB, MB, GB, TB or KiB, MiB, GiB, TiB; for example 50GiB"
+    fault = "'lots' is not a size in bytes, KB, MB, GB, TB or KiB, MiB, GiB, TiB, nor 10%; for example 50GiB"
     assert refusal({"size": "lots"}) == f"flag --size: {fault}"
     assert refusal(environ={"PULLTHROUGH_SIZE": "lots"}) == f"environment PULLTHROUGH_SIZE: {fault}"
     file.write_text('size = "lots"\n')

@@ -10,6 +10,7 @@ from pullthrough.options import (
     OPTIONS,
     Address,
     Option,
+    Size,
     duration,
     parse_address,
     parse_count,
@@ -69,7 +70,19 @@ def test_what_is_no_address(text: str) -> None:
     ],
 )
 def test_sizes(text: str, expected: int) -> None:
-    assert parse_size(text) == expected
+    assert parse_size(text) == Size(expected)
+    assert parse_size(text).of(1) == expected
+
+
+@pytest.mark.parametrize(("text", "of_a_thousand"), [("10%", 100), ("0.1%", 1), ("100%", 1000), ("0.001 %", 1)])
+def test_shares_of_a_disk(text: str, of_a_thousand: int) -> None:
+    assert parse_size(text).of(1000) == of_a_thousand
+
+
+@pytest.mark.parametrize("text", ["%", "0%", "101%", "-1%", "a%", "10%%", "10GB%"])
+def test_what_is_no_share(text: str) -> None:
+    with pytest.raises(ValueError, match="%"):
+        parse_size(text)
 
 
 @pytest.mark.parametrize(

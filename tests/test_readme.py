@@ -326,7 +326,7 @@ def test_the_example_of_a_configuration_file_is_loaded(pki: Pki, tmp_path: Path)
 
     settings = load({}, {"HOME": str(tmp_path)}, tmp_path / "pullthrough.toml")
 
-    assert settings.size == 200 * 2**30
+    assert settings.size.bytes == 200 * 2**30
     assert "registry.corp.test:5050" in settings.registry
 
 

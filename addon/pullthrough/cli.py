@@ -73,6 +73,8 @@ def run(
     listen: flags.Listen = None,
     data_dir: flags.DataDir = None,
     size: Annotated[str | None, flags.flag("size")] = None,
+    min_free: Annotated[str | None, flags.flag("min_free")] = None,
+    max_age: Annotated[str | None, flags.flag("max_age")] = None,
     tls_listen: Annotated[list[str] | None, flags.flag("tls_listen")] = None,
     transparent_listen: Annotated[list[str] | None, flags.flag("transparent_listen")] = None,
     dns_listen: Annotated[list[str] | None, flags.flag("dns_listen")] = None,

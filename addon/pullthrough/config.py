@@ -19,7 +19,18 @@ from typing import Any, Final, NamedTuple
 from pullthrough.core.filters import Glob
 from pullthrough.core.mirrors import MirrorOf
 from pullthrough.core.registries import BUILTIN, DEFAULT_PORT, Registries, parse_entry
-from pullthrough.options import ENV_PREFIX, OPTIONS, Address, IPAddress, IPNetwork, LogFormat, LogLevel, Option, shown
+from pullthrough.options import (
+    ENV_PREFIX,
+    OPTIONS,
+    Address,
+    IPAddress,
+    IPNetwork,
+    LogFormat,
+    LogLevel,
+    Option,
+    Size,
+    shown,
+)
 
 #: Names the file; the one variable that is no setting.
 CONFIG_VARIABLE: Final = f"{ENV_PREFIX}CONFIG"
@@ -41,7 +52,10 @@ class Settings:
 
     listen: Address
     data_dir: Path
-    size: int
+    size: Size
+    min_free: Size
+    #: Since the last use; 0 = for ever.
+    max_age: float
     tls_listen: tuple[Address, ...]
     transparent_listen: tuple[Address, ...]
     dns_listen: tuple[Address, ...]

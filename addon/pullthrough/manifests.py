@@ -15,6 +15,7 @@ from typing import Final
 from pullthrough.access import Access
 from pullthrough.core import media, ratelimit
 from pullthrough.core.cachestatus import CacheStatus
+from pullthrough.core.children import children
 from pullthrough.core.digest import Digest
 from pullthrough.core.headers import Headers
 from pullthrough.core.policy import Facts, Step, plan
@@ -128,7 +129,7 @@ class Manifests:
             return None
         stale = CacheStatus(fwd="stale", detail=reason)
         cache = stale if route.by_tag else CacheStatus(hit=True, detail=reason)
-        return _content(request, _known_headers(link), digest, body, cache)
+        return self._given(request, _known_headers(link), digest, body, cache)
 
     async def missing(self, source: Source, route: Route, accept: Sequence[str]) -> bool:
         """The upstream says 404: of something that it gave out before? Then a tag's last digest counts no more.
@@ -175,11 +176,13 @@ class Manifests:
         if head.ok and head.digest is not None:
             body = await self._stored(head.digest) if await self._has(source.repository, head.digest) else None
             if body is not None:
-                return _content(request, head.headers, head.digest, body, CacheStatus(hit=True, detail="tag checked"))
+                return self._given(
+                    request, head.headers, head.digest, body, CacheStatus(hit=True, detail="tag checked")
+                )
             if (found := await self._from_mirror(source.repository, head, head.digest)) is not None:
                 body, cache = found
                 await self._tags.seen(source.repository, tag, accept, head.digest, head.asked)
-                return _content(request, head.headers, head.digest, body, cache)
+                return self._given(request, head.headers, head.digest, body, cache)
         refused = head.status in (401, 403, 404)  # that is the upstream's word, and it costs no pull
         if sparing and not refused and head.budget is not None and head.budget.remaining < self._floor:
             raise Spared(f"the registry's rate limit has {head.budget.remaining} pulls left; the tag moved")
@@ -224,7 +227,7 @@ class Manifests:
         step = plan(Facts(granted=granted, linked=suits, held=body is not None, mirrored=mirrored)).step
         if step is Step.SERVE and link is not None and body is not None:
             await self._tags.got(source.repository, digest)
-            return _content(request, _known_headers(link), digest, body, CacheStatus(hit=True))
+            return self._given(request, _known_headers(link), digest, body, CacheStatus(hit=True))
         if request.method == "HEAD":
             return await self._relay_head(request, source, str(digest))
         if step is Step.CHECK:
@@ -237,7 +240,7 @@ class Manifests:
                 if found is not None:
                     body, cache = found
                     await self._tags.got(source.repository, digest)
-                    return _content(request, head.headers, digest, body, cache)
+                    return self._given(request, head.headers, digest, body, cache)
             if Trouble.status(head.status):
                 return Trouble.relayed(head.status, head.headers)
             return await self._whole(request, source, str(digest))
@@ -292,6 +295,11 @@ class Manifests:
                 return body, str(mirror)
         return None
 
+    def _given(self, request: Request, headers: Headers, digest: Digest, body: bytes, cache: CacheStatus) -> Answer:
+        """The manifest, after which its client asks for what it names."""
+        self._store.hold(children(body))
+        return _content(request, headers, digest, body, cache)
+
     async def _whole(self, request: Request, source: Source, reference: str) -> Answer | Pass:
         got, joined = await self._wholes.do(
             _key(request, source, reference), lambda: self._ask_whole(source, reference)
@@ -307,7 +315,7 @@ class Manifests:
                 await self._tags.got(source.repository, got.digest)
         if got.digest is None:
             return Answer(got.status, _end_to_end(got.headers), cache, got.body)
-        return _content(request, got.headers, got.digest, got.body, cache)
+        return self._given(request, got.headers, got.digest, got.body, cache)
 
     async def _ask_whole(self, source: Source, reference: str) -> _Whole | Pass:
         asked, wall = self._access.now(), self._tags.now()

@@ -63,6 +63,17 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class Size(NamedTuple):
+    """So many bytes, or a share of a disk."""
+
+    bytes: int = 0
+    share: float = 0.0
+
+    def of(self, total: int) -> int:
+        """Bytes, on a disk that holds `total`."""
+        return self.bytes or max(1, int(total * self.share))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """One setting. `parse` raises ValueError with half a sentence that begins with the bad text.
@@ -137,12 +148,17 @@ def parse_network(text: str) -> IPNetwork:
         raise ValueError(f"{shown(text)} is not a network such as 10.0.0.0/8 or fd00::/8") from None
 
 
-def parse_size(text: str) -> int:
-    """Bytes: `50GiB` (powers of 1024), `500MB` (powers of 1000) or a plain number."""
-    size = int(_quantity(text, _SIZES, "a size in bytes, KB, MB, GB, TB or KiB, MiB, GiB, TiB"))
+def parse_size(text: str) -> Size:
+    """Bytes: `50GiB` (powers of 1024), `500MB` (powers of 1000) or a plain number; or a share of the disk: `10%`."""
+    if text.endswith("%"):
+        share = _quantity(text.removesuffix("%"), {"": 1}, "a share of the disk such as 10%")
+        if not 0 < share <= 100:
+            raise ValueError(f"{shown(text)} is not between 0% and 100%")
+        return Size(share=float(share) / 100)
+    size = int(_quantity(text, _SIZES, "a size in bytes, KB, MB, GB, TB or KiB, MiB, GiB, TiB, nor 10%"))
     if not 0 < size <= _MAX_SIZE:
         raise ValueError(f"{shown(text)} is not between 1 byte and 8 EiB")
-    return size
+    return Size(size)
 
 
 def duration(shortest: str, longest: str) -> Callable[[str], float]:
@@ -277,8 +293,27 @@ _TABLE: Final = (
         parse=parse_size,
         metavar="SIZE",
         panel=_LISTENING,
-        explained="How much is kept; what was unused for longest goes first. GiB or GB, MiB or MB, ...",
+        explained=(
+            "How much is kept; what was unused for longest goes first. GiB or GB, MiB or MB, ..., or a share of the "
+            "disk such as 10%."
+        ),
         default="50GiB",
+    ),
+    Option(
+        name="min_free",
+        parse=parse_size,
+        metavar="SIZE",
+        panel=_LISTENING,
+        explained="How much of the disk is left free, whatever --size says.",
+        default="64MiB",
+    ),
+    Option(
+        name="max_age",
+        parse=duration("0", "3650d"),
+        metavar="TIME",
+        panel=_LISTENING,
+        explained="How long something is kept after its last use. 0 = until room is needed.",
+        default="0",
     ),
     Option(
         name="tls_listen",

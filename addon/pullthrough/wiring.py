@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import resource
+import shutil
 import signal
 import socket
 import tempfile
@@ -52,7 +53,7 @@ from pullthrough.page import Page
 from pullthrough.parent import ParentProxies
 from pullthrough.resolver import Resolver
 from pullthrough.sending import Sender
-from pullthrough.store import Store
+from pullthrough.store import Store, StoreError
 from pullthrough.upstream import Timeouts, Upstream
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,8 @@ _MITMPROXY: Final = {
 
 #: Seconds between two looks at the CA's files and dates.
 _CA_WATCH: Final = 3600.0
+#: Seconds between two looks for what was not used for long.
+_RETIREMENT: Final = 3600.0
 #: Open files that are not clients': the index in each thread, listeners, fills.
 _OWN_FILES: Final = 256
 
@@ -82,7 +85,7 @@ class App:
         self.settings = settings
         self.guard = guard
         self.started = asyncio.Event()
-        self._watching: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
         self.health = Health()
         self.authority = establish(settings, _now)
         gate = Gate(settings.mirror_htpasswd, settings.mirror_network)  # both before anything that has to be closed
@@ -107,7 +110,10 @@ class App:
             resolver=resolver,
             offline=settings.offline,
         )
-        self.store = Store(settings.data_dir / "store", settings.size, self.health)
+        disk = _disk(settings.data_dir)
+        self.store = Store(
+            settings.data_dir / "store", settings.size.of(disk), self.health, min_free=settings.min_free.of(disk)
+        )
         self.inside = Inside(
             settings,
             store=self.store,
@@ -134,7 +140,7 @@ class App:
             flights=lambda: float(len(self.inside.flights)),
             breakers=lambda: float(breaker.count()),
             expiry=self.authority.expires_in,
-            size=settings.size,
+            size=self.store.size,
         )
         # 4. the front doors
         connections = Connections(lambda: ctx.master.addons.get("proxyserver").connections)
@@ -199,13 +205,15 @@ class App:
         self.guard.listening([*((host, port) for host, port, *_ in addresses), *self.names.addresses])
         if not self.settings.offline:
             self._forget_ourselves_as_parent()
-        self._watching = asyncio.create_task(self._watch_the_ca(), name="ca")
+        self._background.append(asyncio.create_task(self._watch_the_ca(), name="ca"))
+        if self.settings.max_age:
+            self._background.append(asyncio.create_task(self._retire(self.settings.max_age), name="max age"))
         self.started.set()
 
     async def done(self) -> None:
         """The end: fills stop, partials stay."""
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in self._background:
+            task.cancel()
         await self.names.aclose()
         await self.inside.aclose()
         await self.store.aclose()
@@ -233,6 +241,14 @@ class App:
             else:
                 self.health.recovered("ca")
             await asyncio.sleep(_CA_WATCH)
+
+    async def _retire(self, age: float) -> None:
+        """Let go of what nobody used for so long."""
+        while True:
+            with contextlib.suppress(StoreError):
+                if gone := await self.store.retire(age):
+                    log.info("%d blobs were not used for --max-age and are gone", gone)
+            await asyncio.sleep(min(_RETIREMENT, max(1.0, age / 10)))
 
     def _forget_ourselves_as_parent(self) -> None:
         """HTTPS_PROXY is set on this machine for its own builds: then it names us, and we would ask ourselves."""
@@ -299,6 +315,13 @@ def _most_connections() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(16, (soft - _OWN_FILES) // 3)
+
+
+def _disk(folder: Path) -> int:
+    """Bytes that the disk holds where `folder` is or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).total
 
 
 def _now() -> datetime:

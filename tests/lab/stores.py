@@ -31,9 +31,10 @@ class Stores:
     health: Health = field(default_factory=Health)
     made: list[Store] = field(default_factory=list)
 
-    def __call__(self, size: int = 64 * MIB, *, root: Path | None = None, **patience: float) -> Store:
-        patience = {"busy": 0.1, "rest": 0.0, **patience}
-        store = Store(root or self.root, size, self.health, **patience)
+    def __call__(
+        self, size: int = 64 * MIB, *, root: Path | None = None, busy: float = 0.1, rest: float = 0.0
+    ) -> Store:
+        store = Store(root or self.root, size, self.health, busy=busy, rest=rest)
         self.made.append(store)
         return store
 

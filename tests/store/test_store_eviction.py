@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lab.deadline import eventually
 from lab.stores import Stores, blob, content, files, fill
+from pullthrough import store as store_module
 from pullthrough.core.digest import Digest
-from pullthrough.store import Store, StoreError
+from pullthrough.store import Store, StoreError, room
+from pullthrough.store import index as index_module
+from pullthrough.store.files import BlobFiles
 from pullthrough.store.index import Index
 
 SIZE = 10_000
+
+
+def nobody(digest: Digest) -> bool:
+    """Is spared."""
+    return False
 
 
 async def held(store: Store, *blobs: bytes) -> list[bool]:
@@ -75,7 +87,9 @@ async def test_many_reads_are_written_down_together(stores: Stores) -> None:
         await read(store, one)
     index = Index(stores.root, 1.0)  # as another process would see it
     try:
-        eventually(lambda: index.least_recently_used() == Digest.of(blobs[128]), "the order is written")
+        eventually(
+            lambda: index.least_recently_used(lambda digest: False) == Digest.of(blobs[128]), "the order is written"
+        )
     finally:
         index.close()
 
@@ -274,3 +288,94 @@ async def test_no_space_for_a_manifest_leaves_no_rest(stores: Stores, disk: Disk
     with pytest.raises(StoreError):
         await store.put(Digest.of(one), one)
     assert files(stores.root, "partial") == []
+
+
+async def test_what_is_held_is_spared_for_as_long_as_anything_else_is_there(stores: Stores) -> None:
+    store = stores(SIZE)
+    layers = [blob(number, 2000) for number in range(4)]
+    for one in layers:
+        await fill(store, one)
+    store.hold([Digest.of(one) for one in layers[:2]])
+    for number in range(3):
+        await fill(store, blob(f"new {number}", 2000), announced=2000)
+
+    assert await held(store, *layers) == [True, True, False, False]
+
+
+async def test_room_is_not_made_of_what_is_held(stores: Stores) -> None:
+    store = stores(SIZE)
+    layers = [blob(number, 3000) for number in range(3)]
+    for one in layers:
+        await fill(store, one)
+    store.hold([Digest.of(one) for one in layers])
+
+    with pytest.raises(StoreError, match="or pulled") as caught:
+        await fill(store, blob("new", 3000), announced=3000)
+    assert caught.value.full
+    assert await held(store, *layers) == [True] * 3
+    assert stores.health.status == "ok"
+
+
+async def test_a_hold_ends(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, one = stores(SIZE), blob("one", 6000)
+    await fill(store, one)
+    monkeypatch.setattr(room, "_HOLD", -1.0)
+    store.hold([Digest.of(one)])
+    await fill(store, blob("new", 6000), announced=6000)
+
+    assert await held(store, one) == [False]
+
+
+async def test_only_so_much_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_MAX_HELD", 2)
+    holds = room.Holds()
+    digests = [Digest.of(blob(number)) for number in range(3)]
+    holds.hold(digests)
+
+    assert [holds.spare(digest) for digest in digests] == [False, True, True]
+
+
+async def test_what_was_not_used_for_long_is_retired(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = stores(SIZE)
+    old, used, new = (blob(name) for name in ("old", "used", "new"))
+    began = time.time()
+    clock = [began]
+    monkeypatch.setattr(index_module, "time", SimpleNamespace(time=lambda: clock[0]))
+    for one in (old, used):
+        await fill(store, one)
+    clock[0] += 1000
+    await read(store, used)
+    await fill(store, new)
+    monkeypatch.setattr(store_module, "time", SimpleNamespace(time=lambda: clock[0]))
+
+    assert await store.retire(1001) == 0
+    assert await store.retire(500) == 1
+    assert await held(store, old, used, new) == [False, True, True]
+    clock[0] += 501
+    assert await store.retire(500) == 2
+    assert files(stores.root) == []
+
+
+async def test_a_use_of_an_unknown_time_counts_as_now(stores: Stores) -> None:
+    store, one = stores(SIZE), blob("one")
+    await fill(store, one)
+    await store.aclose()
+    with closing(sqlite3.connect(stores.root / "recency" / "cache.db")) as connection:
+        connection.execute("UPDATE Cache SET value = '0'")
+        connection.commit()
+    store = stores(SIZE)
+
+    assert await store.retire(10) == 0
+    assert await held(store, one) == [True]
+
+
+async def test_so_much_of_the_disk_is_left(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [3000]
+    monkeypatch.setattr(BlobFiles, "free", lambda self: free[0])
+    made = Store(stores.root, SIZE, stores.health, min_free=2500)
+    stores.made.append(made)
+
+    await fill(made, blob("little", 400), announced=400)
+    with pytest.raises(StoreError) as caught:
+        await fill(made, blob("much", 1000), announced=1000)
+    assert caught.value.full

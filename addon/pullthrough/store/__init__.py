@@ -17,7 +17,8 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +32,7 @@ from pullthrough.store.faults import INDEX_ERRORS, StoreError, from_index, is_da
 from pullthrough.store.files import BlobFiles, Partial
 from pullthrough.store.index import Index, Link, folders
 from pullthrough.store.lane import Lane, Rest
-from pullthrough.store.room import Room
+from pullthrough.store.room import KEEP_FREE, Holds, Room
 
 __all__ = ["Link", "Partial", "Store", "StoreError", "StoredBlob"]
 
@@ -84,10 +85,21 @@ class StoredBlob:
 
 
 class Store:
-    """Blobs and links below `root`, at most `size` bytes of blobs."""
+    """Blobs and links below `root`, at most `size` bytes of blobs. `min_free` bytes of the disk are left to others."""
 
-    def __init__(self, root: Path, size: int, health: Health, *, busy: float = BUSY, rest: float = REST) -> None:
+    def __init__(
+        self,
+        root: Path,
+        size: int,
+        health: Health,
+        *,
+        min_free: int = KEEP_FREE,
+        busy: float = BUSY,
+        rest: float = REST,
+    ) -> None:
         self.size = size
+        self._min_free = min_free
+        self._holds = Holds()
         self._root = root
         self._health = health
         self._busy = busy
@@ -140,6 +152,17 @@ class Store:
     async def note(self, facts: Mapping[str, tuple[Any, float] | None]) -> None:
         """Note JSON values by key, each for so many seconds; None deletes. All of them or none."""
         await self._do(self._note, lambda parts: parts.index.note(facts))
+
+    def hold(self, digests: Iterable[Digest]) -> None:
+        """Somebody is about to ask for these: they are not evicted for some minutes. Does not block."""
+        self._holds.hold(digests)
+
+    async def retire(self, age: float) -> int:
+        """Delete what was not used for `age` seconds; how many blobs were."""
+        before, gone = time.time() - age, 0
+        while not self._closing and await self._do(self._fill, lambda parts: _retire(parts, before)):
+            gone += 1
+        return gone
 
     async def usage(self) -> tuple[int, int]:
         """(bytes of blobs, number of blobs)."""
@@ -251,7 +274,7 @@ class Store:
                 self._unopened.check()
                 files = BlobFiles(self._root)
                 index = self._open_index()
-                self._opened = _Parts(files, index, Room(files, index, self.size))
+                self._opened = _Parts(files, index, Room(files, index, self.size, self._min_free, self._holds))
                 self.tidied.clear()
                 self._fill.spawn(lambda: self._tidy(files, index))
             return self._opened
@@ -328,6 +351,12 @@ def _verify(parts: _Parts, digest: Digest, row: Adopted, fd: int) -> bool:
     if right:
         parts.index.believe(digest, row)
     return right
+
+
+def _retire(parts: _Parts, before: float) -> bool:
+    """Was there one?"""
+    digest = parts.index.unused_since(before)
+    return digest is not None and parts.index.drop(digest)
 
 
 def _begin(parts: _Parts, digest: Digest) -> Partial:

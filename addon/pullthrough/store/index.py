@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class Index:
         with self._blobs.transact():
             if self.find(digest) is not None:
                 return False
-            self._recency.add(str(digest), 0)
+            self._recency.add(str(digest), int(time.time()))
             self._blobs.set(str(digest), Adopted(name, size), tag=f"{size}{_UNVERIFIED}")
         return True
 
@@ -137,22 +138,42 @@ class Index:
             self._use(touched)
 
     def _use(self, digests: Iterable[Digest]) -> None:
+        now = int(time.time())
         with self._recency.transact():
             for digest in digests:
                 self._recency.delete(str(digest))
-                self._recency.set(str(digest), 0)
+                self._recency.set(str(digest), now)
 
-    def least_recently_used(self) -> Digest | None:
-        """The blob that was not used for the longest time; None if there is none."""
+    def least_recently_used(self, spared: Callable[[Digest], bool]) -> Digest | None:
+        """The blob that was not used for the longest time, but for those that are spared; None if there is none.
+
+        Those go behind all others, so that they are not met again and again.
+        """
         self.flush()
+        for _ in range(len(self._recency)):
+            oldest = self._oldest()
+            if oldest is None or not spared(oldest[0]):
+                return oldest and oldest[0]
+            self._use((oldest[0],))
+        return None
+
+    def unused_since(self, moment: float) -> Digest | None:
+        """A blob that was last used before `moment` (epoch seconds); None if there is none."""
+        self.flush()
+        while (oldest := self._oldest()) is not None and oldest[1] == 0:  # when is not known
+            self._use((oldest[0],))
+        return oldest[0] if oldest is not None and oldest[1] < moment else None
+
+    def _oldest(self) -> tuple[Digest, float] | None:
+        """The first in the order of use, and when that was."""
         while True:
             try:
-                key, _ = self._recency.peekitem(last=False)
+                key, used = self._recency.peekitem(last=False)
             except KeyError:
                 return None
             digest = Digest.parse(key)
             if digest is not None and key in self._blobs:
-                return digest
+                return digest, used if isinstance(used, int | float) else 0
             self._recency.delete(key)
 
     def enlist(self, going_on: Callable[[], bool]) -> None:
@@ -163,7 +184,7 @@ class Index:
             if Digest.parse(key) is None:
                 self._blobs.delete(key)
             elif key not in self._recency:
-                self._recency.add(key, 0)
+                self._recency.add(key, int(time.time()))
 
     # -- links
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Final
 
+from pullthrough.core.digest import Digest
 from pullthrough.store.faults import StoreError
 from pullthrough.store.files import BlobFiles, Partial
 from pullthrough.store.index import Index
@@ -19,17 +21,44 @@ from pullthrough.store.index import Index
 _LOW_WATERMARK: Final = 0.95
 #: Bytes of the file system that are never taken, so that the index can still be written.
 KEEP_FREE: Final = 64 << 20
+#: Seconds for which what a manifest names is spared after that was given out, and how many of them are remembered.
+_HOLD: Final = 600.0
+_MAX_HELD: Final = 65536
 #: A reservation grows by this, or by a sixteenth of the store, while the length of a blob is unknown.
 _STEP: Final = 64 << 20
+
+
+class Holds:
+    """What somebody is about to ask for, and must find."""
+
+    def __init__(self) -> None:
+        self._until: dict[Digest, float] = {}  # what was held last at the end
+        self._lock = threading.Lock()
+
+    def hold(self, digests: Iterable[Digest]) -> None:
+        """Spare these for a while."""
+        with self._lock:
+            until = time.monotonic() + _HOLD
+            for digest in digests:
+                self._until.pop(digest, None)
+                self._until[digest] = until
+            while len(self._until) > _MAX_HELD:
+                del self._until[next(iter(self._until))]
+
+    def spare(self, digest: Digest) -> bool:
+        """Is it one of them?"""
+        return self._until.get(digest, 0.0) > time.monotonic()
 
 
 class Room:
     """At most `size` bytes of blobs, of what is being filled, and of what earlier fills left."""
 
-    def __init__(self, files: BlobFiles, index: Index, size: int) -> None:
+    def __init__(self, files: BlobFiles, index: Index, size: int, min_free: int, holds: Holds) -> None:
         self._files = files
         self._index = index
         self._size = size
+        self._min_free = min_free
+        self._holds = holds
         self._reserved: dict[Partial, int] = {}
         #: Guards `_reserved`, and lets one thread evict at a time.
         self._lock = threading.Lock()
@@ -42,7 +71,9 @@ class Room:
             before = self._reserved.get(partial)
             self._reserved[partial] = size
             try:
-                _Eviction(self._files, self._index, self._reserved).make_room(self._size)
+                _Eviction(self._files, self._index, self._reserved, self._holds.spare).make_room(
+                    self._size, self._min_free
+                )
             except BaseException:
                 self._restore(partial, before)
                 raise
@@ -74,23 +105,26 @@ class Room:
 class _Eviction:
     """One round: what there is, and what of it can go."""
 
-    def __init__(self, files: BlobFiles, index: Index, reserved: dict[Partial, int]) -> None:
+    def __init__(
+        self, files: BlobFiles, index: Index, reserved: dict[Partial, int], spared: Callable[[Digest], bool]
+    ) -> None:
         self._files = files
         self._index = index
         self._reserved = reserved
+        self._spared = spared
         filling = {partial.path for partial in reserved}
         self._idle = {path: size for path, size in files.partials().items() if path not in filling}
         self._candidates = iter(list(self._idle))
 
-    def make_room(self, size: int) -> None:
+    def make_room(self, size: int, min_free: int) -> None:
         """Evict until everything fits, in the store and on the disk. StoreError and OSError if it cannot."""
         if self._total() > size:
             while self._total() > size * _LOW_WATERMARK and self._evict_one():
                 pass
             if self._total() > size:
-                raise StoreError("all room is taken by what is being filled", full=True)
+                raise StoreError("all room is taken by what is being filled or pulled", full=True)
         unwritten = sum(max(0, wanted - partial.written) for partial, wanted in self._reserved.items())
-        while self._files.free() < unwritten + KEEP_FREE:
+        while self._files.free() < unwritten + min_free:
             if not self._evict_one():
                 raise OSError(errno.ENOSPC, "the disk is full")
 
@@ -103,7 +137,7 @@ class _Eviction:
             if self._files.drop_partial(path):
                 del self._idle[path]
                 return True
-        digest = self._index.least_recently_used()
+        digest = self._index.least_recently_used(self._spared)
         if digest is None:
             return False
         self._index.drop(digest)
