@@ -14,6 +14,7 @@ from mitmproxy.dns import DNSMessage
 from mitmproxy.net.dns import types
 
 from lab.nameserver import LabNameServer, question
+from lab.ports import free_port
 from pullthrough import forwarders
 from pullthrough.core import dnsmessage
 from pullthrough.core.dnsmessage import Question
@@ -48,12 +49,6 @@ class Elsewhere:
 
     def forwarders(self, *servers: str) -> Forwarders:
         return Forwarders(servers or (FIRST, SECOND), self.guard, port=self.port, clock=lambda: self.time)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

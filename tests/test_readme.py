@@ -10,7 +10,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tomllib
@@ -28,6 +27,7 @@ from lab.deadline import eventually
 from lab.fake_registry import FakeRegistry
 from lab.names import NameMap
 from lab.pki import Pki
+from lab.ports import free_port
 from lab.programs import environment, need
 from lab.proxy import Proxies, Proxy
 from pullthrough.ca import Authority
@@ -199,13 +199,6 @@ def test_a_refused_port_is_explained(reader: Reader) -> None:
 
     assert "tunnels lead to port 443 only" in said
     assert "--registry other.corp.test:5050" in said
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.e2e

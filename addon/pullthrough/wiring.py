@@ -361,29 +361,36 @@ async def _serve(settings: Settings, guard: Guard, resolver: Resolver) -> int:
     proxy.addons.add(core.Core(), server, _UpstreamTls(), app)
     opts.update(**_MITMPROXY, ssl_verify_upstream_trusted_ca=str(app.trust_file))
     stop = asyncio.Event()
-    shut = await app.open_names()  # before the others: whoever finds us ready may ask for names
+    # Before the others: whoever finds us ready may ask for names.
+    if shut := _in_words(await app.open_names()):
+        _tell(shut)
+        await app.done()
+        return 1
     running = asyncio.create_task(proxy.run(), name="mitmproxy")
     with _stopping(stop):
         await _first(stop, running, app.started.wait())
-        faults = _not_listening(server, shut)
+        faults = _in_words(door.last_exception for door in server.servers if door.last_exception is not None)
         if stop.is_set() or not faults:
             doors = [*server.listen_addrs(), *app.names.addresses]
             addresses = ", ".join(f"{host}:{port}" for host, port, *_ in doors)
             log.info("listening on %s; CA fingerprint %s", addresses, app.authority.fingerprint)
             await _first(stop, running)
             await _drain(app, server, settings.shutdown_grace, stop)
-        for fault in faults:
-            log.error("cannot listen: %s; choose another address or port", fault)
+        _tell(faults)
     proxy.shutdown()
     await running
     return 1 if faults else 0
 
 
-def _not_listening(server: proxyserver.Proxyserver, others: Iterable[Exception]) -> list[str]:
-    """What is wrong with doors that are not open, those that are not mitmproxy's too. Ports below 1024 need a right."""
+def _in_words(faults: Iterable[Exception]) -> list[str]:
+    """Why doors are not open. Ports below 1024 need a right."""
     hint = "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
-    failed = [door.last_exception for door in server.servers if door.last_exception is not None]
-    return [f"{error}{hint if isinstance(error, PermissionError) else ''}" for error in (*failed, *others)]
+    return [f"{error}{hint if isinstance(error, PermissionError) else ''}" for error in faults]
+
+
+def _tell(faults: Iterable[str]) -> None:
+    for fault in faults:
+        log.error("cannot listen: %s; choose another address or port", fault)
 
 
 async def _first(stop: asyncio.Event, *others: Any) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 
 import pytest
 
@@ -11,15 +10,9 @@ from lab.fake_registry import FakeRegistry
 from lab.http import Client
 from lab.names import NameMap
 from lab.partials import wait_until_landed
+from lab.ports import free_port
 from lab.proxy import Proxies, Proxy
 from lab.raw import ask
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A region's cache as a mirror of registries for an office: bytes from there, tags and rights from the registry."""
 
-import socket
 from pathlib import Path
 
 import bcrypt
@@ -13,6 +12,7 @@ from lab.images import KIB, Image, Layout
 from lab.journal import body_bytes, find
 from lab.mirrors import below
 from lab.pki import Pki
+from lab.ports import free_port
 from lab.proxy import Proxies, Proxy
 from lab.registry import Registry
 
@@ -138,10 +138,3 @@ def test_two_that_name_each_other_wait_for_a_while_and_then_do_without(
     for proxy in two:
         pulled = clients.skopeo(proxy.url, proxy.ca_file, public.ca_file).pull(registry.reference(repository, "v1"))
         assert pulled.holds(image), pulled.result.err
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from lab.deadline import eventually
 from lab.names import Endpoint, NameMap
+from lab.ports import free_port
 from lab.programs import Program, environment
 from lab.warm import WarmProgram
 
@@ -82,7 +82,7 @@ class Proxy:
     def start(self) -> None:
         """Start it and wait until `GET /readyz` says 200; the first start also fetches /ca.pem."""
         for attempt in range(1, ATTEMPTS + 1):
-            self.port = self.port or _free_port()
+            self.port = self.port or free_port()
             self._program = self._spawn()
             try:
                 eventually(self._ready, "GET /readyz", READY_SECONDS)
@@ -206,13 +206,6 @@ def _variables(sources: Sequence[Path], system_ca: Path | None) -> dict[str, str
 
 def _coverage() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key.startswith(("COVERAGE_", "COV_CORE_"))}
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def _parsed(line: str) -> dict[str, Any]:
