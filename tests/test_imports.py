@@ -22,7 +22,7 @@ ROWS = (
     {"mirror", "discovery"},
     {"inside"},
     {"pulls", "outages", "broker", "manifests", "blobs", "links", "neighbours", "bodies"},
-    {"access", "accounts", "realms", "tags", "limits", "facts", "logins", "trouble", "upstream_mirrors"},
+    {"catalog", "access", "accounts", "realms", "tags", "limits", "facts", "logins", "trouble", "upstream_mirrors"},
     {"flights", "direct", "sink", "fetch"},
     {"store", "upstream", "sessions", "probes", "lookups"},
     {

@@ -11,8 +11,8 @@ from lab.fake_registry import MANIFEST, FakeRegistry, basic, digest_of, only
 from lab.faults import Fault
 from lab.inside import GRANT_TTL, Inside, digest_in, inside, plain_registry, reached, until
 from pullthrough.core import media
+from pullthrough.core.children import MAX_MANIFEST
 from pullthrough.core.digest import Digest
-from pullthrough.manifests import MAX_MANIFEST
 from pullthrough.messages import Pass
 from pullthrough.store import Link
 

@@ -33,8 +33,8 @@ from lab.proxy import Proxies, Proxy
 from pullthrough.ca import Authority
 from pullthrough.config import CONFIG_VARIABLE, load
 from pullthrough.core.cachestatus import FORWARDED
+from pullthrough.core.children import MAX_MANIFEST
 from pullthrough.logs import FIELDS
-from pullthrough.manifests import MAX_MANIFEST
 from pullthrough.options import OPTIONS, Option
 from pullthrough.sending import CLIENT_PATIENCE
 from pullthrough.upstream import MAX_REDIRECTS

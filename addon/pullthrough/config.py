@@ -103,6 +103,11 @@ class Settings:
         """The folder of the generated CA."""
         return self.data_dir / "ca"
 
+    @property
+    def store_dir(self) -> Path:
+        """Where the store is."""
+        return self.data_dir / "store"
+
 
 class _Given(NamedTuple):
     source: str

@@ -26,7 +26,7 @@ _SET_BACK: Final = 300.0
 _MAX: Final = 16384
 
 #: Since when it holds, how many seconds it counts, and what it says. What is gone is remembered as gone: None.
-type _Fact = tuple[float, float, Any] | None
+type Fact = tuple[float, float, Any] | None
 
 
 class Facts:
@@ -36,8 +36,8 @@ class Facts:
         self._store = store
         self._now = now
         #: Later than what is on disk; what is being written just now is in both.
-        self._waiting: OrderedDict[str, _Fact] = OrderedDict()
-        self._written: OrderedDict[str, _Fact] = OrderedDict()
+        self._waiting: OrderedDict[str, Fact] = OrderedDict()
+        self._written: OrderedDict[str, Fact] = OrderedDict()
         self._writing: asyncio.Task[None] | None = None
         #: When something was last given up that the disk did not take: what lies there from before may hold no more.
         self._given_up = -math.inf
@@ -72,10 +72,10 @@ class Facts:
         """Is what is on disk known without looking, or out of date?"""
         return key in self._waiting or key in self._written
 
-    def _latest(self, key: str) -> _Fact:
+    def _latest(self, key: str) -> Fact:
         return self._waiting[key] if key in self._waiting else self._written.get(key)
 
-    def _learn(self, key: str, fact: _Fact) -> None:
+    def _learn(self, key: str, fact: Fact) -> None:
         if _keep(self._waiting, key, fact):
             self._given_up = self._now()
         self._write_behind()
@@ -86,14 +86,14 @@ class Facts:
             self._writing = asyncio.create_task(self._write(), name="facts")
         return self._writing
 
-    async def _find(self, key: str) -> _Fact:
+    async def _find(self, key: str) -> Fact:
         row = None
         if not self._learned(key):
             with contextlib.suppress(StoreError):
                 row = await self._store.recall(key)
         if self._learned(key):
             return self._latest(key)
-        fact = _fact(row)
+        fact = fact_of(row)
         return fact if fact is not None and fact[0] > self._given_up else None
 
     async def _write(self) -> None:
@@ -112,8 +112,8 @@ class Facts:
                 _keep(self._written, key, fact)
 
 
-def _fact(row: Any) -> _Fact:
-    """What a row says, if we wrote it."""
+def fact_of(row: Any) -> Fact:
+    """What a row of the store says, if we wrote it."""
     match row:
         case [int() | float() as since, int() | float() as seconds, value]:
             with contextlib.suppress(OverflowError):
@@ -121,7 +121,7 @@ def _fact(row: Any) -> _Fact:
     return None
 
 
-def _keep(facts: OrderedDict[str, _Fact], key: str, fact: _Fact) -> bool:
+def _keep(facts: OrderedDict[str, Fact], key: str, fact: Fact) -> bool:
     """Was an older one given up for it?"""
     facts[key] = fact
     facts.move_to_end(key)

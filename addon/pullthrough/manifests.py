@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from pullthrough.access import Access
 from pullthrough.core import media, ratelimit
 from pullthrough.core.cachestatus import CacheStatus
-from pullthrough.core.children import children
+from pullthrough.core.children import MAX_MANIFEST, children
 from pullthrough.core.digest import Digest
 from pullthrough.core.headers import Headers
 from pullthrough.core.policy import Facts, Step, plan
@@ -31,9 +30,6 @@ from pullthrough.tags import Tags
 from pullthrough.trouble import Trouble
 from pullthrough.upstream import Reply, UnusableAnswer, Upstream, UpstreamError
 from pullthrough.upstream_mirrors import UpstreamMirrors
-
-#: A manifest that is longer passes through (OCI distribution spec 1.1 asks registries for at least 4 MiB).
-MAX_MANIFEST: Final = 8 << 20
 
 type _Key = tuple[Repository, str, tuple[str, ...], bytes]
 

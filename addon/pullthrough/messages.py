@@ -7,7 +7,8 @@ front doors translate to and from these values, everything behind them speaks no
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
+from urllib.parse import urlsplit
 
 from pullthrough.core import ocierrors
 from pullthrough.core.cachestatus import CacheStatus
@@ -41,6 +42,18 @@ class Repository:
 
     registry: Registry
     name: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The repository that `str` made this text of; None for other texts."""
+        address, slash, name = text.partition("://")[2].partition("/")
+        try:
+            parts = urlsplit(f"{text.partition('://')[0]}://{address}")
+            port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        except (ValueError, KeyError):
+            return None
+        repository = cls(Registry(parts.scheme, parts.hostname or "", port), name)
+        return repository if slash and str(repository) == text else None
 
     def __str__(self) -> str:
         return f"{self.registry}/{self.name}"

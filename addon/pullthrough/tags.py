@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pullthrough.core import media
 from pullthrough.core.digest import Digest
-from pullthrough.facts import Facts
+from pullthrough.facts import Facts, fact_of
 from pullthrough.messages import Repository
 
 #: Repositories, and tags of each, of which is remembered what somebody asked for but did not get yet.
@@ -22,6 +22,8 @@ _MAX_REPOSITORIES: Final = 1024
 _MAX_NAMED: Final = 64
 #: Seconds within which a client that heard what a tag names asks for that.
 _RECENT: Final = 600.0
+#: Begins the keys of what tags named.
+_TAG: Final = "tag "
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +104,28 @@ class Tags:
         return float(gone) if isinstance(gone, int | float) else 0.0
 
 
+def tags_of(repository: str, facts: Callable[[str], Iterable[tuple[str, Any]]]) -> dict[str, Digest]:
+    """What each tag of `repository` named last, however long ago; `facts` gives the store's rows by a prefix.
+
+    For those who look after the store. Clients that accept other media types may have got another digest: the latest
+    counts.
+    """
+    gone = {key.rpartition(":")[2]: fact for key, row in facts(_gone_key(repository, "")) if (fact := fact_of(row))}
+    found: dict[str, tuple[float, Digest]] = {}
+    for key, row in facts(f"{_TAG}{repository}:"):
+        tag, fact = key.removeprefix(f"{_TAG}{repository}:").partition(" ")[0], fact_of(row)
+        match fact:
+            case (since, _, [str() as text, int() | float() as seen]) if (digest := Digest.parse(text)) is not None:
+                overtaken = tag in gone and gone[tag][2] > seen
+                if not overtaken and since >= found.get(tag, (0.0, digest))[0]:
+                    found[tag] = since, digest
+    return {tag: digest for tag, (_, digest) in sorted(found.items())}
+
+
 def _key(repository: Repository, tag: str, accept: Sequence[str]) -> str:
     types = "\n".join(media.accept_key(accept))
-    return f"tag {repository}:{tag} {hashlib.sha256(types.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}"
+    return f"{_TAG}{repository}:{tag} {hashlib.sha256(types.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}"
 
 
-def _gone_key(repository: Repository, tag: str) -> str:
+def _gone_key(repository: Repository | str, tag: str) -> str:
     return f"gone {repository}:{tag}"

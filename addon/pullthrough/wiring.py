@@ -111,9 +111,7 @@ class App:
             offline=settings.offline,
         )
         disk = _disk(settings.data_dir)
-        self.store = Store(
-            settings.data_dir / "store", settings.size.of(disk), self.health, min_free=settings.min_free.of(disk)
-        )
+        self.store = Store(settings.store_dir, settings.size.of(disk), self.health, min_free=settings.min_free.of(disk))
         self.inside = Inside(
             settings,
             store=self.store,

@@ -51,7 +51,7 @@ class Glob:
 
     def reaches(self, host: str, port: int) -> bool:
         """Whether a repository of this host may be meant; `host` as in `covers`."""
-        return self.port in (None, port) and any(_fits(self.host, name) for name in _names(host))
+        return self.port in (None, port) and any(fits(self.host, name) for name in _names(host))
 
     @property
     def whole(self) -> bool:
@@ -138,7 +138,7 @@ def _names(host: str) -> tuple[str, ...]:
     return hub.NAMES if name in hub.NAMES else (name,)
 
 
-def _fits(pattern: str, text: str) -> bool:
+def fits(pattern: str, text: str) -> bool:
     """Whether `text` is of this pattern, in which `*` is any number of characters.
 
     What stands between two stars is looked for once, from where the one before it ended: the first place that it is
@@ -177,7 +177,7 @@ def _path_fits(runs: Sequence[Sequence[str]], names: Sequence[str]) -> bool:
 
 
 def _begins(run: Sequence[str], names: Sequence[str], start: int) -> bool:
-    return all(_fits(pattern, name) for pattern, name in zip(run, names[start : start + len(run)], strict=True))
+    return all(fits(pattern, name) for pattern, name in zip(run, names[start : start + len(run)], strict=True))
 
 
 type _Among = Callable[[Sequence[Glob]], bool]

@@ -11,6 +11,8 @@ import contextlib
 import json
 import os
 import sqlite3
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,13 @@ from pullthrough.store import names
 
 #: What this program writes; it goes up when rows change their meaning (`PRAGMA user_version`, 0 before there was one).
 VERSION: Final = 1
+#: Rows that a scan reads at a time.
+_BATCH: Final = 1000
+_SCAN: Final = (
+    "SELECT key, mode, filename, value, tag FROM Cache WHERE key {} ? AND key < ? AND raw = 1"
+    " AND (expire_time IS NULL OR expire_time > ?) ORDER BY key LIMIT ?"
+)
+_LAST_CHARACTER: Final = "\U0010ffff"
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 
@@ -104,6 +113,32 @@ class Rows(diskcache.Cache):  # type: ignore[misc]
         except BaseException:
             self.close()
             raise
+
+    def scan(self, prefix: str = "") -> Iterator[tuple[str, Any, str | None]]:
+        """Key, value and tag of every row whose key begins so, by key; what is being written meanwhile may be missed.
+
+        Batch by batch: a long read would keep SQLite from emptying its write-ahead log.
+        """
+        last, end = prefix, f"{prefix}{_LAST_CHARACTER}"
+        first = ">="
+        while True:
+            batch = self._sql(_SCAN.format(first), (last, end, time.time(), _BATCH)).fetchall()
+            for key, mode, name, value, tag in batch:
+                yield key, self._disk.fetch(mode, name, value, False), tag if isinstance(tag, str) else None
+            if len(batch) < _BATCH:
+                return
+            last, first = batch[-1][0], ">"
+
+    def following(self, key: str) -> str | None:
+        """The first key of all that come after `key`; None at the end."""
+        row = self._sql("SELECT key FROM Cache WHERE key > ? AND raw = 1 ORDER BY key LIMIT 1", (key,)).fetchone()
+        return row[0] if row is not None and isinstance(row[0], str) else None
+
+    @property
+    def version(self) -> int:
+        """Another number whenever another connection has changed something."""
+        [(version,)] = self._sql("PRAGMA data_version").fetchall()
+        return int(version)
 
     def retag(self, key: str, name: str, tag: str) -> None:
         """Give the row of an adopted file another tag. To set the row anew would delete the file."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,8 @@ _FORGET: Final = 90 * 24 * 3600.0
 _MAX_FACTS: Final = 200_000
 #: Stands behind the size of a file that was found and not read yet.
 _UNVERIFIED: Final = "?"
+#: Comes after every digest that a key could end with.
+_AFTER_DIGESTS: Final = "~"
 #: Uses that are remembered before they are written down together.
 _BATCH: Final = 128
 
@@ -44,6 +46,14 @@ def folders(root: Path) -> tuple[Path, Path, Path, Path]:
     return root, root / "recency", root / "links", root / "facts"
 
 
+@dataclass(frozen=True, slots=True)
+class Use:
+    """When a blob was last used (seconds since the epoch, 0 if nobody knows), and how often it was read here."""
+
+    last: float = 0.0
+    hits: int = 0
+
+
 class Index:
     """The rows below one folder. Safe for several threads and processes (SQLite in WAL mode)."""
 
@@ -53,7 +63,8 @@ class Index:
                 opened.enter_context(contextlib.closing(Rows(folder, busy))) for folder in folders(root)
             )
             opened.pop_all()
-        self._touched: dict[Digest, None] = {}
+        #: How often each was read since that was last written down; what was read last at the end.
+        self._touched: dict[Digest, int] = {}
         self._touching = threading.Lock()
 
     def close(self) -> None:
@@ -68,7 +79,7 @@ class Index:
 
         Recency first: a row there without a blob is harmless, a blob that is in no order is not evicted.
         """
-        self._use((digest,))
+        self._use({digest: 0})
         self._blobs.set(str(digest), Adopted(name, size), tag=str(size))
 
     def rediscover(self, name: str, size: int) -> bool:
@@ -79,7 +90,7 @@ class Index:
         with self._blobs.transact():
             if self.find(digest) is not None:
                 return False
-            self._recency.add(str(digest), int(time.time()))
+            self._recency.add(str(digest), [int(time.time()), 0])
             self._blobs.set(str(digest), Adopted(name, size), tag=f"{size}{_UNVERIFIED}")
         return True
 
@@ -90,10 +101,7 @@ class Index:
     def find(self, digest: Digest) -> Adopted | None:
         """The file that holds `digest`, with the size that it must have; None if there is none."""
         row, tag = self._blobs.get(str(digest), tag=True)
-        if not isinstance(row, Adopted) or names.digest_of(row.name) != digest or not isinstance(tag, str):
-            return None
-        size = tag.removesuffix(_UNVERIFIED)
-        return Adopted(row.name, int(size), verified=size == tag) if size.isdecimal() else None
+        return _blob_of(digest, row, tag)
 
     def owns(self, name: str) -> bool:
         """Is the file `name` the blob that it says?"""
@@ -126,8 +134,7 @@ class Index:
     def touch(self, digest: Digest) -> bool:
         """`digest` was read. Only remembered; True when so much is remembered that it is time to `flush`."""
         with self._touching:
-            self._touched.pop(digest, None)
-            self._touched[digest] = None
+            self._touched[digest] = self._touched.pop(digest, 0) + 1
             return len(self._touched) >= _BATCH
 
     def flush(self) -> None:
@@ -137,12 +144,13 @@ class Index:
         if touched:
             self._use(touched)
 
-    def _use(self, digests: Iterable[Digest]) -> None:
+    def _use(self, reads: Mapping[Digest, int]) -> None:
+        """They were used just now, and read so many times."""
         now = int(time.time())
         with self._recency.transact():
-            for digest in digests:
-                self._recency.delete(str(digest))
-                self._recency.set(str(digest), now)
+            for digest, times in reads.items():
+                hits = _use_of(self._recency.pop(str(digest))).hits
+                self._recency.set(str(digest), [now, hits + times])
 
     def least_recently_used(self, spared: Callable[[Digest], bool]) -> Digest | None:
         """The blob that was not used for the longest time, but for those that are spared; None if there is none.
@@ -154,14 +162,20 @@ class Index:
             oldest = self._oldest()
             if oldest is None or not spared(oldest[0]):
                 return oldest and oldest[0]
-            self._use((oldest[0],))
+            self._put_behind(oldest[0])
         return None
+
+    def _put_behind(self, digest: Digest) -> None:
+        """To the end of the order, without being used."""
+        with self._recency.transact():
+            use = _use_of(self._recency.pop(str(digest)))
+            self._recency.set(str(digest), [use.last, use.hits])
 
     def unused_since(self, moment: float) -> Digest | None:
         """A blob that was last used before `moment` (epoch seconds); None if there is none."""
         self.flush()
         while (oldest := self._oldest()) is not None and oldest[1] == 0:  # when is not known
-            self._use((oldest[0],))
+            self._use({oldest[0]: 0})
         return oldest[0] if oldest is not None and oldest[1] < moment else None
 
     def _oldest(self) -> tuple[Digest, float] | None:
@@ -173,7 +187,7 @@ class Index:
                 return None
             digest = Digest.parse(key)
             if digest is not None and key in self._blobs:
-                return digest, used if isinstance(used, int | float) else 0
+                return digest, _use_of(used).last
             self._recency.delete(key)
 
     def enlist(self, going_on: Callable[[], bool]) -> None:
@@ -184,7 +198,40 @@ class Index:
             if Digest.parse(key) is None:
                 self._blobs.delete(key)
             elif key not in self._recency:
-                self._recency.add(key, int(time.time()))
+                self._recency.add(key, [int(time.time()), 0])
+
+    # -- all of them, for those who look after the store
+
+    def blobs(self) -> Iterator[tuple[Digest, Adopted]]:
+        """Every blob with its file."""
+        for key, value, tag in self._blobs.scan():
+            digest = Digest.parse(key)
+            row = _blob_of(digest, value, tag) if digest is not None else None
+            if digest is not None and row is not None:
+                yield digest, row
+
+    def use(self, digest: Digest) -> Use:
+        """When `digest` was used, and how often."""
+        return _use_of(self._recency.get(str(digest)))
+
+    def repositories(self) -> Iterator[str]:
+        """Every repository that something is linked to, each once. Takes time by their number, not by that of links."""
+        key = self._links.following("")
+        while key is not None:
+            repository = key.partition(" ")[0]
+            yield repository
+            key = self._links.following(f"{repository} {_AFTER_DIGESTS}")
+
+    def members(self, repository: str) -> Iterator[tuple[Digest, Link]]:
+        """All that is linked to `repository`."""
+        for key, row, _ in self._links.scan(f"{repository} "):
+            digest, link = Digest.parse(key.rpartition(" ")[2]), _link_of(row)
+            if digest is not None and link is not None:
+                yield digest, link
+
+    def facts(self, prefix: str) -> Iterator[tuple[str, Any]]:
+        """Every fact whose key begins so."""
+        return ((key, value) for key, value, _ in self._facts.scan(prefix))
 
     # -- links
 
@@ -194,8 +241,7 @@ class Index:
 
     def linked(self, repository: str, digest: Digest) -> Link | None:
         """The link between the two, if there is one."""
-        row = self._links.get(f"{repository} {digest}")
-        return Link(str(row[0])) if isinstance(row, list) and len(row) == 1 else None
+        return _link_of(self._links.get(f"{repository} {digest}"))
 
     def unlink(self, repository: str, digest: Digest) -> None:
         """`digest` is no part of `repository` any more."""
@@ -225,3 +271,25 @@ class Index:
         """Delete links that were not seen anew for long, and facts whose time is over."""
         self._links.expire()
         self._facts.expire()
+
+
+def _blob_of(digest: Digest, row: Any, tag: object) -> Adopted | None:
+    """The file that a row names, if it can be one of `digest`."""
+    if not isinstance(row, Adopted) or names.digest_of(row.name) != digest or not isinstance(tag, str):
+        return None
+    size = tag.removesuffix(_UNVERIFIED)
+    return Adopted(row.name, int(size), verified=size == tag) if size.isdecimal() else None
+
+
+def _use_of(row: Any) -> Use:
+    """What a row says of a use; a number alone is its time, as rows were before they counted."""
+    match row:
+        case [int() | float() as last, int() as hits]:
+            return Use(last, hits)
+        case int() | float() as last:
+            return Use(last)
+    return Use()
+
+
+def _link_of(row: Any) -> Link | None:
+    return Link(str(row[0])) if isinstance(row, list) and len(row) == 1 else None
