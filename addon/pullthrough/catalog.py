@@ -100,22 +100,27 @@ class Catalog:
         self._shelf = shelf
         self._known: dict[Digest, tuple[Descriptor, ...]] = {}
 
-    def repositories(self, selection: Selection | None = None) -> Iterator[str]:
-        """Those that something is linked to, and that are meant."""
+    def repositories(self, *selections: Selection) -> Iterator[str]:
+        """Those that something is linked to, and that are meant by each selection."""
         for text in self._shelf.index.repositories():
             repository = Repository.parse(text)
-            if repository is not None and (selection is None or _covers(selection, repository)):
+            if repository is not None and all(_covers(selection, repository) for selection in selections):
                 yield text
 
-    def images(self, selection: Selection | None = None) -> Iterator[Image]:
-        """All that are stored, at least their manifest, and that are meant."""
-        for repository in self.repositories(selection):
-            if selection is not None and selection.digest is not None:
-                yield from self._by_digest(repository, selection.digest)
-                continue
-            for image in self.images_of(repository):
-                if selection is None or selection.tag is None or any(map(selection.names, image.tags)):
-                    yield image
+    def images(self, *selections: Selection) -> Iterator[Image]:
+        """All that are stored, at least their manifest, and that are meant by each selection."""
+        for repository in self.repositories(*selections):
+            yield from self.images_of(repository, *selections)
+
+    def images_of(self, repository: str, *selections: Selection) -> Iterator[Image]:
+        """Those of one repository: what a tag names, and what no index of the same repository names.
+
+        A selection by digest means any manifest.
+        """
+        digests = [selection.digest for selection in selections if selection.digest is not None]
+        for image in self._by_digest(repository, digests[0]) if digests else self._roots(repository):
+            if all(_means(selection, image) for selection in selections):
+                yield image
 
     def _by_digest(self, repository: str, digest: Digest) -> Iterator[Image]:
         link = self._shelf.index.linked(repository, digest)
@@ -124,8 +129,7 @@ class Catalog:
             if root.stored is not None:
                 yield Image(repository, tuple(self._tags(repository).get(digest, ())), root)
 
-    def images_of(self, repository: str) -> Iterator[Image]:
-        """The images of one repository: what a tag names, and what no index of the same repository names."""
+    def _roots(self, repository: str) -> Iterator[Image]:
         manifests = {
             digest: Descriptor(digest, link.media_type, is_manifest=True)
             for digest, link in self._shelf.index.members(repository)
@@ -154,6 +158,10 @@ class Catalog:
             what = Descriptor(what.digest, what.media_type, what.size, self._platform(parts), is_manifest=True)
         return Node(what, row.size, parts)
 
+    def stored(self, digest: Digest) -> bool:
+        """Is there a blob?"""
+        return self._shelf.index.find(digest) is not None
+
     def read(self, digest: Digest) -> bytes | None:
         """A stored manifest or config, if it is what it should be."""
         row = self._shelf.index.find(digest)
@@ -177,14 +185,15 @@ class Catalog:
     def _platform(self, parts: tuple[Node, ...]) -> str:
         """What an image's config says it is for."""
         for part in parts:
-            if part.what.media_type in _CONFIGS and part.stored is not None:
+            if part.what.media_type in CONFIGS and part.stored is not None:
                 with contextlib.suppress(OSError):
                     return platform(self.read(part.digest) or b"")
         return ""
 
 
 _INDEXES: Final = (media.OCI_INDEX, media.DOCKER_LIST)
-_CONFIGS: Final = (
+#: Media types of image configs.
+CONFIGS: Final = (
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.docker.container.image.v1+json",
 )
@@ -198,3 +207,10 @@ def shown(repository: str) -> str:
 
 def _covers(selection: Selection, repository: Repository) -> bool:
     return selection.covers(repository.registry.host, repository.registry.port, repository.name)
+
+
+def _means(selection: Selection, image: Image) -> bool:
+    """Is it meant, in a repository that is covered?"""
+    if selection.digest is not None:
+        return image.root.digest == selection.digest
+    return selection.tag is None or any(map(selection.names, image.tags))

@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from pullthrough import __version__
 from pullthrough.ca import CAError
-from pullthrough.commands import ca, flags
+from pullthrough.commands import ca, flags, pinning, stored
 from pullthrough.commands.doctor import doctor
 from pullthrough.commands.env import env
 from pullthrough.commands.tables import print_table
@@ -26,6 +26,8 @@ from pullthrough.config import ConfigError
 from pullthrough.gate import GateError
 from pullthrough.keyring import KeyringError
 from pullthrough.parent import ParentError
+from pullthrough.pins import PinError
+from pullthrough.store import StoreError
 from pullthrough.trust import TrustError
 
 _ABOUT: Final = """A caching proxy for container registries.
@@ -54,6 +56,9 @@ A flag wins over its environment variable, that over the file, that over the def
 A TIME is 500ms, 10s, 2m, 24h or 7d. What has no value here is true or false in a variable or the file.
 """
 
+#: Above the commands on what is stored, in the help.
+_STORED: Final = "What is stored (also beside a proxy that runs)"
+
 app = typer.Typer(
     name="pullthrough",
     help=_ABOUT,
@@ -72,7 +77,7 @@ def run(
     config: flags.Config = None,
     listen: flags.Listen = None,
     data_dir: flags.DataDir = None,
-    size: Annotated[str | None, flags.flag("size")] = None,
+    size: flags.Size = None,
     min_free: Annotated[str | None, flags.flag("min_free")] = None,
     max_age: Annotated[str | None, flags.flag("max_age")] = None,
     tls_listen: Annotated[list[str] | None, flags.flag("tls_listen")] = None,
@@ -119,6 +124,8 @@ def run(
 
 app.command()(doctor)
 app.command()(env)
+for command in (stored.ls, stored.show, stored.du, pinning.pin, pinning.unpin, pinning.pins, pinning.purge):
+    app.command(rich_help_panel=_STORED)(command)
 
 
 @app.command()
@@ -141,6 +148,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The `pullthrough` command. Leaves by SystemExit."""
     try:
         app(args=arguments)
-    except (ConfigError, CAError, GateError, KeyringError, ParentError, TrustError) as error:
+    except (ConfigError, CAError, GateError, KeyringError, ParentError, PinError, StoreError, TrustError) as error:
         typer.echo(f"pullthrough: {error}", err=True)
         sys.exit(2)

@@ -21,6 +21,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from pullthrough import durable
+
 CERT_NAME: Final = "ca-cert.pem"
 KEY_NAME: Final = "ca-key.pem"
 SUCCESSOR_NAME: Final = "next"
@@ -113,7 +115,7 @@ def make_once(directory: Path, make: Callable[[], tuple[bytes, bytes]]) -> None:
         with _private_umask():
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             refuse_shared(directory)
-            with _locked(directory):
+            with durable.locked(directory / _LOCK_NAME):
                 _make_or_finish(files, make)
     except OSError as error:
         raise CAError(
@@ -173,12 +175,12 @@ def add_successor(directory: Path, pair: tuple[bytes, bytes], begins: datetime) 
         _discard(staging)
         staging.mkdir(mode=0o700)
         cert, key = pair
-        _write(staging / KEY_NAME, key)
-        _write(staging / CERT_NAME, cert)
-        _write(staging / _BEGIN_NAME, f"{begins.isoformat()}\n".encode("ascii"))
-        _sync(staging)
+        durable.write(staging / KEY_NAME, key)
+        durable.write(staging / CERT_NAME, cert)
+        durable.write(staging / _BEGIN_NAME, f"{begins.isoformat()}\n".encode("ascii"))
+        durable.sync(staging)
         staging.rename(folder)
-        _sync(directory)
+        durable.sync(directory)
 
 
 def promote(directory: Path, moment: datetime) -> None:
@@ -195,13 +197,13 @@ def promote(directory: Path, moment: datetime) -> None:
         cert, key = found.files.read()
         files = PairFiles.in_directory(directory)
         for file, content in ((files.key, key), (files.cert, cert)):
-            _write(_beside(file), content)
+            durable.write(_beside(file), content)
             _beside(file).replace(file)
-        _sync(directory)
+        durable.sync(directory)
         # The end of the successor is one rename too: half a folder would be no successor and no old pair.
         _discard(directory / _STAGING_NAME)
         (directory / SUCCESSOR_NAME).rename(directory / _STAGING_NAME)
-        _sync(directory)
+        durable.sync(directory)
         _discard(directory / _STAGING_NAME)
 
 
@@ -224,7 +226,7 @@ def unchanging(directory: Path) -> Iterator[None]:
 def _changing(directory: Path) -> Iterator[None]:
     refuse_shared(directory)
     try:
-        with _private_umask(), _locked(directory):
+        with _private_umask(), durable.locked(directory / _LOCK_NAME):
             yield
     except OSError as error:
         raise CAError(f"{directory} cannot be written to ({error.strerror}); run as the user who owns it") from error
@@ -239,48 +241,20 @@ def _make_or_finish(files: PairFiles, make: Callable[[], tuple[bytes, bytes]]) -
     has_cert, has_key = os.path.lexists(files.cert), os.path.lexists(files.key)
     if not has_cert and not has_key:
         cert, key = make()
-        _write(_beside(files.key), key)
-        _write(_beside(files.cert), cert)
-        _sync(files.cert.parent)
+        durable.write(_beside(files.key), key)
+        durable.write(_beside(files.cert), cert)
+        durable.sync(files.cert.parent)
         _beside(files.key).replace(files.key)
         has_key = True
     # Also the way on after a crash between the two renames: the key is in place, its certificate beside.
     if has_key and not has_cert and os.path.lexists(_beside(files.cert)):
         _beside(files.cert).replace(files.cert)
-        _sync(files.cert.parent)
+        durable.sync(files.cert.parent)
 
 
 def _beside(file: Path) -> Path:
     """A fixed name, not a random one: after a crash the next start must find it."""
     return file.with_name(f".{file.name}.new")
-
-
-def _write(file: Path, content: bytes) -> None:
-    file.unlink(missing_ok=True)  # half a file of a start that crashed; we hold the lock
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(directory / _LOCK_NAME, flags, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)  # lets the lock go
 
 
 @contextlib.contextmanager

@@ -51,6 +51,7 @@ from pullthrough.nameserver import NameServer
 from pullthrough.options import Address
 from pullthrough.page import Page
 from pullthrough.parent import ParentProxies
+from pullthrough.pins import Keeper, Pins
 from pullthrough.resolver import Resolver
 from pullthrough.sending import Sender
 from pullthrough.store import Store, StoreError
@@ -71,8 +72,10 @@ _MITMPROXY: Final = {
 
 #: Seconds between two looks at the CA's files and dates.
 _CA_WATCH: Final = 3600.0
-#: Seconds between two looks for what was not used for long.
-_RETIREMENT: Final = 3600.0
+#: Seconds between two looks at what was not used for long.
+_HOUSEKEEPING: Final = 3600.0
+#: Seconds after which uses are written down at the latest.
+_USES: Final = 5.0
 #: Open files that are not clients': the index in each thread, listeners, fills.
 _OWN_FILES: Final = 256
 
@@ -111,7 +114,13 @@ class App:
             offline=settings.offline,
         )
         disk = _disk(settings.data_dir)
-        self.store = Store(settings.store_dir, settings.size.of(disk), self.health, min_free=settings.min_free.of(disk))
+        self.store = Store(
+            settings.store_dir,
+            settings.size.of(disk),
+            self.health,
+            min_free=settings.min_free.of(disk),
+            kept=Keeper(Pins(settings.data_dir)),
+        )
         self.inside = Inside(
             settings,
             store=self.store,
@@ -204,8 +213,8 @@ class App:
         if not self.settings.offline:
             self._forget_ourselves_as_parent()
         self._background.append(asyncio.create_task(self._watch_the_ca(), name="ca"))
-        if self.settings.max_age:
-            self._background.append(asyncio.create_task(self._retire(self.settings.max_age), name="max age"))
+        self._background.append(asyncio.create_task(self._keep_house(), name="house"))
+        self._background.append(asyncio.create_task(self._write_down(), name="uses"))
         self.started.set()
 
     async def done(self) -> None:
@@ -240,13 +249,23 @@ class App:
                 self.health.recovered("ca")
             await asyncio.sleep(_CA_WATCH)
 
-    async def _retire(self, age: float) -> None:
-        """Let go of what nobody used for so long."""
+    async def _keep_house(self) -> None:
+        """Let go of what nobody used for long, and note what pins mean now: what tags named is forgotten some time."""
+        age = self.settings.max_age
         while True:
             with contextlib.suppress(StoreError):
-                if gone := await self.store.retire(age):
+                await self.store.look_at_kept()
+            with contextlib.suppress(StoreError):
+                if age and (gone := await self.store.retire(age)):
                     log.info("%d blobs were not used for --max-age and are gone", gone)
-            await asyncio.sleep(min(_RETIREMENT, max(1.0, age / 10)))
+            await asyncio.sleep(min(_HOUSEKEEPING, max(1.0, age / 10)) if age else _HOUSEKEEPING)
+
+    async def _write_down(self) -> None:
+        """Have uses on disk soon: whoever looks from outside wants to see them."""
+        while True:
+            await asyncio.sleep(_USES)
+            with contextlib.suppress(StoreError):
+                await self.store.write_down()
 
     def _forget_ourselves_as_parent(self) -> None:
         """HTTPS_PROXY is set on this machine for its own builds: then it names us, and we would ask ourselves."""

@@ -108,7 +108,9 @@ class Ledger:
         if said.status == 200:
             self._logins[said.login] = said.at
         if said.status in (401, 403) and said.login.user:
-            if said.status == 401 or not said.scope:  # else it is about the repositories: GitLab says so to who is known
+            if (
+                said.status == 401 or not said.scope
+            ):  # else it is about the repositories: GitLab says so to who is known
                 self._logins.pop(said.login, None)
             for repository in said.scope:
                 self._refuse((said.login, None), repository, said.at)

@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,7 @@ from pullthrough.store.faults import INDEX_ERRORS, StoreError, from_index, is_da
 from pullthrough.store.files import BlobFiles, Partial
 from pullthrough.store.index import Index, Link, folders
 from pullthrough.store.lane import Lane, Rest
+from pullthrough.store.opened import Shelf
 from pullthrough.store.room import KEEP_FREE, Holds, Room
 
 __all__ = ["Link", "Partial", "Store", "StoreError", "StoredBlob"]
@@ -51,6 +53,11 @@ class _Parts:
     files: BlobFiles
     index: Index
     room: Room
+    spared: Callable[[Digest], bool]
+
+    @property
+    def shelf(self) -> Shelf:
+        return Shelf(self.files, self.index)
 
 
 class StoredBlob:
@@ -85,7 +92,10 @@ class StoredBlob:
 
 
 class Store:
-    """Blobs and links below `root`, at most `size` bytes of blobs. `min_free` bytes of the disk are left to others."""
+    """Blobs and links below `root`, at most `size` bytes of blobs.
+
+    `min_free` bytes of the disk are left to others. What is `kept` is not evicted; that is asked in a thread.
+    """
 
     def __init__(
         self,
@@ -94,12 +104,14 @@ class Store:
         health: Health,
         *,
         min_free: int = KEEP_FREE,
+        kept: Callable[[Shelf], Container[Digest]] = lambda _: (),
         busy: float = BUSY,
         rest: float = REST,
     ) -> None:
         self.size = size
         self._min_free = min_free
         self._holds = Holds()
+        self._kept = kept
         self._root = root
         self._health = health
         self._busy = busy
@@ -163,6 +175,14 @@ class Store:
         while not self._closing and await self._do(self._fill, lambda parts: _retire(parts, before)):
             gone += 1
         return gone
+
+    async def write_down(self) -> None:
+        """Have what is remembered of uses on disk, for others to see."""
+        await self._do(self._note, lambda parts: parts.index.flush())
+
+    async def look_at_kept(self) -> None:
+        """Have it found out what is kept now, though nothing is evicted for a long time."""
+        await self._do(self._fill, lambda parts: self._kept(parts.shelf))
 
     async def usage(self) -> tuple[int, int]:
         """(bytes of blobs, number of blobs)."""
@@ -274,10 +294,16 @@ class Store:
                 self._unopened.check()
                 files = BlobFiles(self._root)
                 index = self._open_index()
-                self._opened = _Parts(files, index, Room(files, index, self.size, self._min_free, self._holds))
+                shelf = Shelf(files, index)
+                spared = functools.partial(self._spared, shelf)
+                self._opened = _Parts(files, index, Room(files, index, self.size, self._min_free, spared), spared)
                 self.tidied.clear()
                 self._fill.spawn(lambda: self._tidy(files, index))
             return self._opened
+
+    def _spared(self, shelf: Shelf, digest: Digest) -> bool:
+        """May it not be evicted?"""
+        return self._holds.spare(digest) or digest in self._kept(shelf)
 
     def _open_index(self) -> Index:
         with repair.alone(self._root):
@@ -355,7 +381,7 @@ def _verify(parts: _Parts, digest: Digest, row: Adopted, fd: int) -> bool:
 
 def _retire(parts: _Parts, before: float) -> bool:
     """Was there one?"""
-    digest = parts.index.unused_since(before)
+    digest = parts.index.unused_since(before, parts.spared)
     return digest is not None and parts.index.drop(digest)
 
 

@@ -171,12 +171,20 @@ class Index:
             use = _use_of(self._recency.pop(str(digest)))
             self._recency.set(str(digest), [use.last, use.hits])
 
-    def unused_since(self, moment: float) -> Digest | None:
-        """A blob that was last used before `moment` (epoch seconds); None if there is none."""
+    def unused_since(self, moment: float, spared: Callable[[Digest], bool]) -> Digest | None:
+        """A blob that was last used before `moment` (epoch seconds), but for those that are spared; None without."""
         self.flush()
-        while (oldest := self._oldest()) is not None and oldest[1] == 0:  # when is not known
-            self._use({oldest[0]: 0})
-        return oldest[0] if oldest is not None and oldest[1] < moment else None
+        for _ in range(len(self._recency)):
+            oldest = self._oldest()
+            if oldest is None or oldest[1] >= moment:
+                return None
+            if oldest[1] == 0:  # when is not known
+                self._use({oldest[0]: 0})
+            elif spared(oldest[0]):
+                self._put_behind(oldest[0])
+            else:
+                return oldest[0]
+        return None
 
     def _oldest(self) -> tuple[Digest, float] | None:
         """The first in the order of use, and when that was."""

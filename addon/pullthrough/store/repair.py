@@ -8,9 +8,7 @@ files (`files.blobs`), links and facts by asking upstreams.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -19,6 +17,7 @@ from typing import Final
 
 from diskcache.core import DBNAME
 
+from pullthrough import durable
 from pullthrough.store.disk import VERSION
 from pullthrough.store.faults import is_damage
 
@@ -35,12 +34,8 @@ log = logging.getLogger(__name__)
 @contextlib.contextmanager
 def alone(root: Path) -> Iterator[None]:
     """No other process opens or puts aside databases below `root` meanwhile."""
-    fd = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    with durable.locked(root / _LOCK):
         yield
-    finally:
-        os.close(fd)
 
 
 def put_aside_unusable(root: Path, folders: Sequence[Path], *, thorough: bool) -> bool:

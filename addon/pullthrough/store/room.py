@@ -53,12 +53,15 @@ class Holds:
 class Room:
     """At most `size` bytes of blobs, of what is being filled, and of what earlier fills left."""
 
-    def __init__(self, files: BlobFiles, index: Index, size: int, min_free: int, holds: Holds) -> None:
+    def __init__(
+        self, files: BlobFiles, index: Index, size: int, min_free: int, spared: Callable[[Digest], bool]
+    ) -> None:
+        """`min_free` bytes of the disk are left to others; blobs that are `spared` are not evicted."""
         self._files = files
         self._index = index
         self._size = size
         self._min_free = min_free
-        self._holds = holds
+        self._spared = spared
         self._reserved: dict[Partial, int] = {}
         #: Guards `_reserved`, and lets one thread evict at a time.
         self._lock = threading.Lock()
@@ -71,9 +74,7 @@ class Room:
             before = self._reserved.get(partial)
             self._reserved[partial] = size
             try:
-                _Eviction(self._files, self._index, self._reserved, self._holds.spare).make_room(
-                    self._size, self._min_free
-                )
+                _Eviction(self._files, self._index, self._reserved, self._spared).make_room(self._size, self._min_free)
             except BaseException:
                 self._restore(partial, before)
                 raise
@@ -122,7 +123,7 @@ class _Eviction:
             while self._total() > size * _LOW_WATERMARK and self._evict_one():
                 pass
             if self._total() > size:
-                raise StoreError("all room is taken by what is being filled or pulled", full=True)
+                raise StoreError("all room is taken by what is being filled or pulled, or pinned", full=True)
         unwritten = sum(max(0, wanted - partial.written) for partial, wanted in self._reserved.items())
         while self._files.free() < unwritten + min_free:
             if not self._evict_one():
