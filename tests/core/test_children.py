@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pullthrough.core.children import children
+from pullthrough.core.children import children, descriptors, platform
 from pullthrough.core.digest import Digest
 
 DIGESTS = [f"sha256:{number:064x}" for number in range(5)]
@@ -59,3 +59,49 @@ def test_what_is_no_manifest_names_nothing(body: bytes) -> None:
 @given(st.binary())
 def test_any_bytes_are_read(body: bytes) -> None:
     assert all(isinstance(digest, Digest) for digest in children(body))
+
+
+def test_what_is_said_of_each_is_read() -> None:
+    index = {
+        "manifests": [
+            {
+                "digest": DIGESTS[0],
+                "size": 7,
+                "mediaType": "application/vnd.oci.image.manifest.v1+json; charset=utf-8",
+                "platform": {"os": "linux", "architecture": "arm64", "variant": "v8"},
+            },
+            {"digest": DIGESTS[1], "size": "7", "mediaType": 7, "platform": 7},
+            {"digest": DIGESTS[2], "size": True, "platform": {"os": "linux\x1b[2J", "architecture": "amd64"}},
+            {"digest": DIGESTS[3], "size": -1, "platform": {"os": "x" * 65}},
+        ]
+    }
+
+    read = [
+        (one.size, one.media_type, one.platform, one.is_manifest) for one in descriptors(json.dumps(index).encode())
+    ]
+
+    assert read == [
+        (7, "application/vnd.oci.image.manifest.v1+json", "linux/arm64/v8", True),
+        (None, "", "", True),
+        (None, "", "amd64", True),
+        (None, "", "", True),
+    ]
+
+
+def test_layers_are_no_manifests() -> None:
+    image = {"config": {"digest": DIGESTS[0]}, "layers": [{"digest": DIGESTS[1]}], "blobs": [{"digest": DIGESTS[2]}]}
+
+    assert [one.is_manifest for one in descriptors(json.dumps(image).encode())] == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (b'{"os": "linux", "architecture": "amd64"}', "linux/amd64"),
+        (b'{"os": "windows", "architecture": "arm", "variant": "v7"}', "windows/arm/v7"),
+        (b"{}", ""),
+        (b"no json", ""),
+    ],
+)
+def test_a_config_says_what_it_is_for(config: bytes, text: str) -> None:
+    assert platform(config) == text
