@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 
 from lab.clients import POLICY, Home
 from lab.deadline import eventually
@@ -31,6 +32,7 @@ from lab.ports import free_port
 from lab.programs import environment, need
 from lab.proxy import Proxies, Proxy
 from pullthrough.ca import Authority
+from pullthrough.cli import app
 from pullthrough.config import CONFIG_VARIABLE, load
 from pullthrough.core.cachestatus import FORWARDED
 from pullthrough.core.children import MAX_MANIFEST
@@ -45,10 +47,15 @@ PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "certs/README.md"
 README = (ROOT / "README.md").read_text()
 CERTS = (ROOT / "certs" / "README.md").read_text()
 FENCE = re.compile(r"^```(?P<kind>[a-z]*)(?: (?P<mode>[a-z]+))?\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-SWITCHES = {option.opposite for option in OPTIONS.values() if option.switch}
-#: Of commands beside `run`.
-OF_COMMANDS = {"--config", "--help", "--format", "--permit", "--unconstrained", "--overlap", "--cache", "--image"}
-FLAGS = {option.flag for option in OPTIONS.values()} | SWITCHES | OF_COMMANDS
+
+
+def flags_of(command: Any) -> set[str]:
+    """Every flag of a command, and of those below it."""
+    own = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    return own.union(*(flags_of(below) for below in getattr(command, "commands", {}).values()))
+
+
+FLAGS = flags_of(typer.main.get_command(app)) | {"--help"}
 VARIABLES = {option.variable for option in OPTIONS.values()} | {CONFIG_VARIABLE, "PULLTHROUGH_PYTHON"}
 OTHERS_FLAGS = {"--hosts-dir", "--tlscacert", "--fingerprint", "--uninstall", "--dry-run", "--yes"}
 EXAMPLE_CA = "/etc/ssl/certs/corp.pem"
