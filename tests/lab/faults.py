@@ -85,6 +85,12 @@ class FaultScript:
         with self._lock:
             return next((armed for armed in self._armed if armed.strike(request)), NONE)
 
+    def disarm(self, armed: Armed) -> None:
+        """Disarm this one and let its held answers go."""
+        with self._lock:
+            armed.release()
+            self._armed.remove(armed)
+
     def clear(self) -> None:
         """Disarm everything and let every held answer go."""
         with self._lock:

@@ -37,6 +37,10 @@ class FaultyServer(WebServer):
         """Take every matching request and answer nothing until `release`, of the server or of what this returns."""
         return self.fault(match, Fault(hold_headers=True), times=None, method=method)
 
+    def disarm(self, armed: Armed) -> None:
+        """Commit this fault no more, and let go of what it holds."""
+        self._script.disarm(armed)
+
     def release(self) -> None:
         """Disarm every fault and let every held answer go."""
         self._script.clear()

@@ -190,3 +190,12 @@ async def test_a_manifest_may_be_big(fake: FakeRegistry, client: Client) -> None
     digest = fake.add_manifest("app", "big", body)
 
     assert (await client.fetch(f"{fake.url}/v2/app/manifests/big")).digest == digest
+
+
+async def test_one_fault_of_several_is_taken_back(fake: FakeRegistry, client: Client, blob_url: str) -> None:
+    first = fake.fault("/blobs/", Fault(status=500), times=None)
+    fake.fault("/blobs/", Fault(status=429), times=None)
+
+    assert (await client.fetch(blob_url)).status == 500
+    fake.disarm(first)
+    assert (await client.fetch(blob_url)).status == 429
