@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -183,3 +186,20 @@ async def test_processes_that_start_together_share_a_new_store(stores: Stores, o
     store = stores(SIZE)
     for number in range(3):
         assert await content(store, Digest.of(blob(number))) == blob(number)
+
+
+async def test_what_one_puts_aside_the_other_uses_no_more(stores: Stores, other: Callable[[], Other]) -> None:
+    theirs = other()
+    theirs.does("fill 1")
+    with contextlib.closing(sqlite3.connect(stores.root / "cache.db")) as index:
+        index.execute("PRAGMA user_version = 99")  # of no harm to who has it open already
+    store = stores(SIZE)
+    await store.usage()
+    assert await asyncio.to_thread(store.tidied.wait, 20)
+    assert await content(store, Digest.of(blob(1))) == blob(1)
+    theirs.does("fill 2")
+    assert await content(store, Digest.of(blob(2))) == blob(2)
+    await fill(store, ONE)
+    theirs.does("has")
+    assert await store.usage() == (5000, 3)
+    assert len(files(stores.root)) == 3

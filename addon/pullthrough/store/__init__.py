@@ -54,6 +54,8 @@ class _Parts:
     index: Index
     room: Room
     spared: Callable[[Digest], bool]
+    #: Of the databases (`repair.generation`).
+    generation: int
 
     @property
     def shelf(self) -> Shelf:
@@ -290,13 +292,15 @@ class Store:
     def _parts(self) -> _Parts:
         """Open the store when it is first needed, and again when that failed: a disk can come back."""
         with self._opening:
+            if self._opened is not None and self._opened.generation != repair.generation(self._root):
+                self._opened = None  # another process put databases aside, and what is written there is lost
             if self._opened is None:
                 self._unopened.check()
                 files = BlobFiles(self._root)
-                index = self._open_index()
-                shelf = Shelf(files, index)
-                spared = functools.partial(self._spared, shelf)
-                self._opened = _Parts(files, index, Room(files, index, self.size, self._min_free, spared), spared)
+                index, generation = self._open_index()
+                spared = functools.partial(self._spared, Shelf(files, index))
+                room = Room(files, index, self.size, self._min_free, spared)
+                self._opened = _Parts(files, index, room, spared, generation)
                 self.tidied.clear()
                 self._fill.spawn(lambda: self._tidy(files, index))
             return self._opened
@@ -305,14 +309,15 @@ class Store:
         """May it not be evicted?"""
         return self._holds.spare(digest) or digest in self._kept(shelf)
 
-    def _open_index(self) -> Index:
+    def _open_index(self) -> tuple[Index, int]:
+        """The index, and the generation of its databases."""
         with repair.alone(self._root):
             repair.put_aside_unusable(self._root, folders(self._root), thorough=False)
             try:
-                return Index(self._root, self._busy)
+                return Index(self._root, self._busy), repair.generation(self._root)
             except INDEX_ERRORS as error:
                 if is_damage(error) and repair.put_aside_unusable(self._root, folders(self._root), thorough=True):
-                    return Index(self._root, self._busy)
+                    return Index(self._root, self._busy), repair.generation(self._root)
                 self._unopened.begin(from_index(error))  # for those who wait for `_opening` now
                 raise
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -38,14 +39,22 @@ def alone(root: Path) -> Iterator[None]:
         yield
 
 
+def generation(root: Path) -> int:
+    """How often databases below `root` were put aside. A process that opened them before has what nobody else reads."""
+    with contextlib.suppress(FileNotFoundError):
+        return (root / _LOCK).stat().st_size
+    return 0
+
+
 def put_aside_unusable(root: Path, folders: Sequence[Path], *, thorough: bool) -> bool:
     """Put those of the databases in `folders` aside that cannot be used. Was there one?
 
-    `thorough` reads all of them, for when one is known to be damaged somewhere.
+    `thorough` reads all of them, for when one is known to be damaged somewhere. Only while `alone`.
     """
     damage = {folder: reason for folder in folders if (reason := _damage(folder / DBNAME, thorough=thorough))}
     for folder, reason in damage.items():
         place = _put_aside(root, folder)
+        os.truncate(root / _LOCK, generation(root) + 1)  # longer by a hole: that takes no room on a disk that is full
         log.warning("the index in %s %s; it was moved to %s, and a new one is made", folder, reason, place)
     return bool(damage)
 
