@@ -16,7 +16,7 @@ from lab.journal import Request
 from soak.census import DATABASE, digest_of_file
 from soak.servers import Server
 from soak.stock import KIB, MIB, MOVING
-from soak.troubles import DAMAGED, ENDED, ROTTEN, UPSTREAM, Error
+from soak.troubles import DAMAGED, ENDED, ROTTEN, UPSTREAM
 from soak.world import World
 
 #: Seconds after an upstream is well again in which clients may still feel it: a breaker asks again after 1, 2, 4 and
@@ -24,8 +24,10 @@ from soak.world import World
 LINGERS = 25.0
 #: Seconds after a server is up again: a connection that was made to the old one may be noticed a little later.
 SETTLES = 2.0
-#: Seconds in which rotten bytes have to be found out, once somebody read them.
+#: Seconds in which rotten bytes have to be found out once a client got them.
 HEALS = 60.0
+#: Seconds in which a truncated file may still be open in a reader's hands.
+READ = 15.0
 
 
 @dataclass(frozen=True)
@@ -142,15 +144,15 @@ async def read_only(world: World) -> None:
 async def flip(world: World) -> None:
     """Bits rot in one stored blob."""
     for path in _some_blobs(world, 1):
-        await _spoil(world, path, "bit flip", ROTTEN, _flip, seconds=HEALS)
+        if (digest := _spoil(world, path, _flip)) is not None:
+            world.calendar.begin("bit flip", ROTTEN, digests={digest}, heals=HEALS)
 
 
 async def truncate(world: World) -> None:
     """A stored blob lost its end."""
     for path in _some_blobs(world, 1):
-        await _spoil(
-            world, path, "truncated file", DAMAGED, lambda _, fd, size: os.ftruncate(fd, size // 2), seconds=15
-        )
+        if (digest := _spoil(world, path, _shorten)) is not None:
+            world.calendar.begin("truncated file", DAMAGED, digests={digest}, seconds=READ)
 
 
 async def delete(world: World) -> None:
@@ -160,20 +162,18 @@ async def delete(world: World) -> None:
         path.unlink(missing_ok=True)
 
 
-async def _spoil(
-    world: World,
-    path: Path,
-    kind: str,
-    explains: frozenset[Error],
-    change: Callable[[World, int, int], object],
-    *,
-    seconds: float,
-) -> None:
+def _spoil(world: World, path: Path, change: Callable[[World, int, int], object]) -> str | None:
+    """Change the file; the digest that it was. None if it is gone."""
     name = str(path.relative_to(world.store))
+    world.damaged.add(name)
     with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
-        world.damaged.add(name)
-        world.calendar.begin(kind, explains, seconds=seconds, digests={digest_of_file(name)})
         change(world, file.fileno(), os.fstat(file.fileno()).st_size)
+        return digest_of_file(name)
+    return None
+
+
+def _shorten(_: World, fd: int, size: int) -> None:
+    os.ftruncate(fd, size // 2)
 
 
 def _flip(world: World, fd: int, size: int) -> None:

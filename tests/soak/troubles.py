@@ -35,18 +35,6 @@ DAMAGED = frozenset((Error.CUT, Error.CLIENT))
 ROTTEN = frozenset((Error.CUT, Error.WRONG, Error.CLIENT))
 
 
-@dataclass
-class Trouble:
-    """One fault, from `begin` to `end` (monotonic clock), and what it explains: at one server, for some digests."""
-
-    kind: str
-    explains: frozenset[Error]
-    begin: float
-    end: float = float("inf")
-    server: int | None = None
-    digests: Collection[str] | None = None
-
-
 @dataclass(frozen=True)
 class Asked:
     """One request of a client: what it is called, which server was asked, and for which digests; from when to when."""
@@ -56,6 +44,27 @@ class Asked:
     begin: float
     end: float
     digests: frozenset[str] = frozenset()
+
+
+@dataclass
+class Trouble:
+    """One fault, from `begin` to `end` (monotonic clock), and what it explains: at one server, for some digests.
+
+    What `heals` is over so many seconds after a client first got wrong bytes for it.
+    """
+
+    kind: str
+    explains: frozenset[Error]
+    begin: float
+    end: float = float("inf")
+    server: int | None = None
+    digests: Collection[str] | None = None
+    heals: float | None = None
+
+    def explained(self, error: Error, asked: Asked) -> None:
+        """It was the explanation."""
+        if error is Error.WRONG and self.heals is not None:
+            self.end = min(self.end, asked.end + self.heals)
 
 
 class Calendar:
@@ -72,10 +81,11 @@ class Calendar:
         seconds: float = float("inf"),
         server: int | None = None,
         digests: Collection[str] | None = None,
+        heals: float | None = None,
     ) -> Trouble:
         """A fault is about to be committed; its effects last for `seconds`, unless it is ended."""
         now = time.monotonic()
-        trouble = Trouble(kind, explains, now, now + seconds, server, digests)
+        trouble = Trouble(kind, explains, now, now + seconds, server, digests, heals)
         self._troubles.append(trouble)
         return trouble
 
@@ -103,5 +113,6 @@ class Calendar:
             here = trouble.server in (None, asked.server)
             about = trouble.digests is None or not asked.digests.isdisjoint(trouble.digests)
             if together and here and about and error in trouble.explains:
+                trouble.explained(error, asked)
                 return trouble
         return None

@@ -119,3 +119,14 @@ def test_what_clients_see_after_the_end_counts_no_more() -> None:
 
     assert score.clean
     assert not score.errors
+
+
+def test_rot_is_explained_until_somebody_had_time_to_find_it() -> None:
+    calendar, now = Calendar(), time.monotonic()
+    calendar.begin("bit flip", ROTTEN, digests={ONE}, heals=10)
+    first, next_one, too_late = (asked(begin=now + after, end=now + after) for after in (1000, 1009, 1011))
+
+    assert calendar.explanation(Error.CUT, asked(begin=now + 500, end=now + 500))
+    assert calendar.explanation(Error.WRONG, first)
+    assert calendar.explanation(Error.WRONG, next_one)
+    assert calendar.explanation(Error.WRONG, too_late) is None
