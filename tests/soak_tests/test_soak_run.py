@@ -1,0 +1,31 @@
+"""The soak as a whole, for a moment: with servers, clients and faults, ended by Ctrl-C."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from lab.deadline import eventually
+from lab.programs import environment
+from lab.proxy import SOURCES
+
+
+def test_an_interrupted_soak_prints_its_table_and_leaves_nothing(tmp_path: Path) -> None:
+    said, told = tmp_path / "stderr", tmp_path / "stdout"
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    env = environment(tmp_path, PYTHONPATH=":".join(map(str, SOURCES))) | {"TMPDIR": str(folder)}
+    with said.open("w") as errors, told.open("w") as output:
+        command = [sys.executable, "-m", "soak", "--minutes", "5", "--seed", "5"]
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=errors)
+    try:
+        eventually(lambda: " s  " in said.read_text(), "the first fault", 60.0)
+    finally:
+        process.send_signal(signal.SIGINT)
+        code = process.wait(60)
+
+    assert code == 130, told.read_text()
+    assert "every zero is a zero" in told.read_text()
+    assert "faults injected" in told.read_text()
+    assert "a full disk" in said.read_text()
+    assert list(folder.glob("soak-*")) == []
