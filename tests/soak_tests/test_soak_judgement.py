@@ -93,7 +93,7 @@ def test_a_folder_without_an_index_has_no_rows(tmp_path: Path) -> None:
 
 def test_growth_is_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
     flat, grown, first = Score(Calendar()), Score(Calendar()), Vitals(1, 100 << 20, 40, 16)
-    judge_growth(flat, {"the elder": [first, Vitals(1, 110 << 20, 44, 16)]})
+    judge_growth(flat, {"the elder": [first, Vitals(1, 110 << 20, 144, 26)]})
     judge_growth(grown, {"the elder": [first, Vitals(1, 100 << 20, 400, 16)]})
     show(grown, {"the elder": [first, Vitals(1, 100 << 20, 400, 16)]}, "soak --seed 1")
 
