@@ -53,15 +53,18 @@ class Terms:
 class Run:
     """The course of it."""
 
-    def __init__(self, world: World, terms: Terms) -> None:
+    def __init__(self, world: World, terms: Terms, folder: Path, images: Images) -> None:
         self.world = world
         self.vitals: dict[str, list[Vitals]] = {}
         self.terms = terms
+        self._folder = folder
+        self._images = images
         self._half = terms.minutes * 30
         self._mischief = [fault for fault in MISCHIEF if world.disk.mounted or not fault.mounts]
 
     async def go(self) -> None:
         """Until the time is over."""
+        await self._begin()
         began = examined = time.monotonic()
         await self._warm()
         while (now := time.monotonic()) - began < self.terms.minutes * 60:
@@ -79,6 +82,17 @@ class Run:
         """Ctrl-C: what clients see from now on counts no more."""
         self.world.score.over = self.world.score.interrupted = True
         going.cancel()
+
+    async def _begin(self) -> None:
+        """Start the servers, and let the clients come."""
+        world, seed = self.world, self.terms.seed
+        say(f"{len(world.servers)} servers with {SIZE // MIB} MiB, {world.stock.weight // MIB} MiB at the registry")
+        for server in world.servers:
+            await told(world, server.start())
+        world.crowd.begin(seed, WORKERS)
+        if self._images:
+            chance = Random(f"{seed} skopeo")
+            world.crowd.join(real.RealPulls(self._folder, self._images, world.servers, world.score, chance).one)
 
     async def _warm(self) -> None:
         """Without faults: what goes wrong now has no excuse."""
@@ -139,27 +153,24 @@ class Run:
 def soak(terms: Terms, folder: Path) -> Score:
     """Do it in `folder`, and print the table; also after Ctrl-C, with what was so far."""
     with _world(terms, folder) as (world, images):
-        run = Run(world, terms)
-        asyncio.run(_work(run, folder, images))
+        run = Run(world, terms, folder, images)
+        asyncio.run(_work(run))
         table.judge_growth(world.score, run.vitals)
     table.show(world.score, run.vitals, f"soak --minutes {terms.minutes:g} --seed {terms.seed}")
     return world.score
 
 
-async def _work(run: Run, folder: Path, images: Images) -> None:
-    world, terms = run.world, run.terms
-    for server in world.servers:
-        if (complaint := await server.start()) is not None:
-            raise RuntimeError(complaint)
-    world.crowd.begin(terms.seed, WORKERS)
-    if images:
-        chance = Random(f"{terms.seed} skopeo")
-        world.crowd.join(real.RealPulls(folder, images, world.servers, world.score, chance).one)
+async def _work(run: Run) -> None:
+    world = run.world
     going = asyncio.create_task(run.go())
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, run.interrupt, going)
-    with contextlib.suppress(asyncio.CancelledError):
+    try:
         await going
+    except asyncio.CancelledError:
+        pass
+    except Exception as error:  # noqa: BLE001 - the table is to be seen in any case
+        world.score.found("faults of the soak", repr(error))
     world.score.over = True
     await world.crowd.end()
     for server in world.servers:
@@ -188,7 +199,6 @@ def _world(terms: Terms, folder: Path) -> Iterator[tuple[World, Images]]:
         score = Score(calendar)
         crowd = Crowd(stock, upstream.url, servers, score)
         chance = Random(f"{terms.seed} faults")
-        say(f"{len(servers)} servers with {SIZE // MIB} MiB, {stock.weight // MIB} MiB at the registry")
         try:
             yield (
                 World(chance, disk, stock, upstream, servers, disk.root / "data" / "store", calendar, score, crowd),

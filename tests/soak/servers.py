@@ -41,6 +41,14 @@ class Server:
         self.lock = asyncio.Lock()
 
     @property
+    def running(self) -> bool:
+        """Was it started, and not ended?"""
+        try:
+            return self.proxy.exit_code is None
+        except RuntimeError:
+            return False
+
+    @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
         return self.proxy.address
@@ -63,7 +71,10 @@ class Server:
         await asyncio.to_thread(self.proxy.kill)
 
     async def stop(self) -> str | None:
-        """SIGTERM; a sentence if it does not end well."""
+        """SIGTERM; a sentence if it does not end well. One that was ended already is left alone."""
+        if not self.running:
+            return None
+        self._thaw()
         try:
             code = await asyncio.to_thread(self.proxy.stop, GRACE * 5)
         except subprocess.TimeoutExpired:
@@ -72,10 +83,14 @@ class Server:
 
     def end_if_running(self) -> None:
         """For the end, whatever state it is in."""
-        with contextlib.suppress(RuntimeError, ProcessLookupError):
-            os.kill(self.proxy.pid, signal.SIGCONT)
+        if self.running:
+            self._thaw()
         with contextlib.suppress(subprocess.TimeoutExpired):  # then it was killed
             self.proxy.end_if_running()
+
+    def _thaw(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.proxy.pid, signal.SIGCONT)
 
     def freeze(self) -> None:
         """SIGSTOP: it stands still, wherever it is."""

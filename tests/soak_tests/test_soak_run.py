@@ -1,15 +1,18 @@
-"""The soak as a whole, for a moment: with servers, clients and faults, ended by Ctrl-C."""
+"""The soak as a whole, for a moment, ended by Ctrl-C."""
 
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lab.deadline import eventually
 from lab.programs import environment
 from lab.proxy import SOURCES
 
 
+@pytest.mark.timeout(240)
 def test_an_interrupted_soak_prints_its_table_and_leaves_nothing(tmp_path: Path) -> None:
     said, told = tmp_path / "stderr", tmp_path / "stdout"
     folder = tmp_path / "tmp"
@@ -19,10 +22,10 @@ def test_an_interrupted_soak_prints_its_table_and_leaves_nothing(tmp_path: Path)
         command = [sys.executable, "-m", "soak", "--minutes", "5", "--seed", "5"]
         process = subprocess.Popen(command, env=env, stdout=output, stderr=errors)
     try:
-        eventually(lambda: " s  " in said.read_text(), "the first fault", 60.0)
+        eventually(lambda: "servers with" in said.read_text(), "there is something to interrupt", 100.0)
     finally:
         process.send_signal(signal.SIGINT)
-        code = process.wait(60)
+        code = process.wait(100)
 
     assert code == 130, told.read_text()
     assert "every zero is a zero" in told.read_text()
