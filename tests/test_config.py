@@ -88,6 +88,7 @@ def test_the_defaults() -> None:
         size=Size(50 * 1024**3),
         min_free=Size(64 * 1024**2),
         max_age=0.0,
+        max_fills=64,
         tls_listen=(),
         transparent_listen=(),
         dns_listen=(),

@@ -14,7 +14,8 @@ from lab.inside import Inside, digest_in, inside, open_files, plain_registry, re
 from lab.journal import find
 from pullthrough import fetch, sink
 from pullthrough.fetch import BACK_OFF, Refused, Source, Unsuitable
-from pullthrough.flights import FlightBlob, Flights, NotTheBlob
+from pullthrough.flight import FlightBlob, NotTheBlob
+from pullthrough.flights import Flights
 from pullthrough.messages import BodyError
 from pullthrough.store import StoreError
 from pullthrough.upstream import UnusableAnswer, UpstreamError
@@ -748,7 +749,7 @@ async def test_what_is_under_way_at_the_end_is_kept_and_resumed(proxy: Inside, d
 
     assert await until_cut(blob) == DATA[:100_000]
     armed.release()
-    proxy.flights = Flights(proxy.store, proxy.upstream)
+    proxy.flights = Flights(proxy.store, proxy.upstream, 64)
     assert await pulled(proxy, digest) == DATA
     assert gets(proxy, digest) == [None, "bytes=100000-"]
 
@@ -778,7 +779,7 @@ async def end_at(
     assert open_files(proxy.folder) == []
 
     moments.clear()
-    proxy.flights = Flights(proxy.store, proxy.upstream)
+    proxy.flights = Flights(proxy.store, proxy.upstream, 64)
     assert await pulled(proxy, digest) == DATA
 
 

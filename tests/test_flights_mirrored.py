@@ -9,7 +9,7 @@ from lab.fake_registry import FakeRegistry
 from lab.faults import Fault
 from lab.inside import REPOSITORY, Chosen, Inside, digest_in, inside, plain_registry
 from pullthrough.fetch import Mirrored
-from pullthrough.flights import FlightBlob
+from pullthrough.flight import FlightBlob
 from pullthrough.messages import BodyError
 
 DATA = bytes(range(256)) * 400

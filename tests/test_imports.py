@@ -36,7 +36,7 @@ ROWS = (
         "trouble",
         "upstream_mirrors",
     },
-    {"flights", "direct", "sink", "fetch"},
+    {"flights", "flight", "following", "turns", "direct", "sink", "fetch"},
     {"store", "upstream", "sessions", "probes", "lookups"},
     {
         "joins",

@@ -30,11 +30,13 @@ from pullthrough.fetch import (
     refusal,
     whole_size,
 )
-from pullthrough.flights import Flight, Flights, NotTheBlob
+from pullthrough.flight import Flight, NotTheBlob
+from pullthrough.flights import Flights
+from pullthrough.following import announced
 from pullthrough.joins import Joins
 from pullthrough.links import Links
 from pullthrough.messages import Answer, Pass, Registry, Repository, Request
-from pullthrough.store import Link, Store, StoreError
+from pullthrough.store import Link, Store, StoreError, Taken
 from pullthrough.trouble import Trouble
 from pullthrough.upstream import Reply, Upstream, UpstreamError
 from pullthrough.upstream_mirrors import UpstreamMirrors
@@ -112,9 +114,10 @@ class Blobs:
             return await self._head(request, source, digest)
         word: Word | None = None
         for _ in range(_MAX_PLANS):
-            facts, flight = await self._facts(source, digest, word)
+            facts, stored = await self._facts(source, digest, word)
+            step = plan(facts).step
             # No await from here to the look at the flights in _fetch: what was planned for is what is joined.
-            match plan(facts).step:
+            match step:
                 case Step.CHECK:
                     said = await self._check(source, digest)
                     if isinstance(said, Refused):
@@ -122,12 +125,12 @@ class Blobs:
                     if said.held and not said.sure:
                         return Pass(CacheStatus(fwd="bypass", detail=said.objection or "the upstream proves nothing"))
                     word = said
-                case Step.SERVE if flight is None:
+                case Step.SERVE if stored:
                     blob = await self._store.open(digest)
                     if blob is not None:
                         return self._content(request, blob, digest, CacheStatus(hit=True))
                 case _:
-                    answer = await self._fetch(request, source, digest, word)
+                    answer = await self._fetch(request, source, digest, word, entitled=step is Step.SERVE)
                     if answer is not None:
                         return answer
         return Pass(CacheStatus(fwd="bypass", detail="the cache changed too fast"))
@@ -149,39 +152,46 @@ class Blobs:
         self._checks.forget(lambda key: (key[0], key[2]) == (repository, digest))
         await self._links.cut(repository, digest)
 
-    async def _facts(self, source: Source, digest: Digest, word: Word | None) -> tuple[Facts, Flight | None]:
-        """What is known; `word` if the upstream answered this very question just now."""
+    async def _facts(self, source: Source, digest: Digest, word: Word | None) -> tuple[Facts, bool]:
+        """What is known, and whether the blob is stored; `word` if the upstream answered this very question just now.
+
+        What another process fetches is held as much as what we do: who may have it has to be known before.
+        """
         checked = word is not None and word.sure
         linked = checked or await self._links.find(source.repository, digest) is not None
-        stored = await self._is_stored(digest)
+        stored, elsewhere = await self._held(digest)
         flight = self._flights.find(digest)
         if flight is not None and self._opened_by(flight, source):
             # What the upstream answers to the one who opened the flight, it answers to the same one now.
             linked = True
-            if flight.landed:
+            if flight.landed and not flight.followed:
                 self._access.grant(source.principal, source.repository, flight.asked)
         granted = checked or self._access.granted(source.principal, source.repository)
         facts = Facts(
             granted=granted,
             linked=linked,
-            held=stored or flight is not None,
+            held=stored or elsewhere or flight is not None,
             mirrored=bool(self._mirrors.of(source.repository)),
             answered=word is not None,
         )
-        return facts, None if stored else flight
+        return facts, stored
 
     def _opened_by(self, flight: Flight, source: Source) -> bool:
         current = not self._access.overtaken(source.repository, flight.digest, flight.asked)
         return current and _same(flight.opener, source)
 
-    async def _is_stored(self, digest: Digest) -> bool:
-        """Is it? A flight that lands while the index is asked must not be missed."""
+    async def _held(self, digest: Digest) -> tuple[bool, bool]:
+        """Is it stored? If not, does another process fetch it?
+
+        A flight that lands while the index is asked must not be missed.
+        """
         while True:
             ended = self._flights.ended
             if await self._store.has(digest):
-                return True
+                return True, False
+            elsewhere = self._flights.find(digest) is None and await self._store.filling(digest) is not None
             if ended == self._flights.ended:
-                return False
+                return False, elsewhere
 
     async def _head(self, request: Request, source: Source, digest: Digest) -> Answer | Pass:
         """From the store, else from what the upstream says at the end of its redirects.
@@ -189,8 +199,8 @@ class Blobs:
         A client would have to follow those by itself, to a host whose certificate it may not trust.
         """
         cache = CacheStatus(hit=True)
-        facts, flight = await self._facts(source, digest, None)
-        if plan(facts).step is not Step.SERVE or flight is not None:
+        facts, stored = await self._facts(source, digest, None)
+        if plan(facts).step is not Step.SERVE or not stored:
             cache = CacheStatus(fwd="miss")
             try:
                 word = await self._check(source, digest)
@@ -240,7 +250,7 @@ class Blobs:
         return Word(None if reason else whole_size(reply), sure, held, asked, reason)
 
     async def _size(self, digest: Digest) -> tuple[bool, int | None]:
-        """Do we hold the blob? And its size, if that is known."""
+        """Do we hold the blob, or does another process fetch it? And its size, if that is known."""
         flight = self._flights.find(digest)
         if flight is not None:
             with contextlib.suppress(Refused, Unsuitable, UpstreamError, StoreError, NotTheBlob):
@@ -248,7 +258,8 @@ class Blobs:
                 return True, flight.size
         blob = await self._store.open(digest)
         if blob is None:
-            return False, None
+            filling = await announced(self._store, digest)
+            return filling is not None, None if filling is None else filling.size
         with contextlib.closing(blob):
             return True, blob.size
 
@@ -259,8 +270,13 @@ class Blobs:
             if await self._links.find(source.repository, digest) is None:
                 await self._links.make(source.repository, digest, Link(), asked)
 
-    async def _fetch(self, request: Request, source: Source, digest: Digest, word: Word | None) -> Answer | Pass | None:
+    async def _fetch(
+        self, request: Request, source: Source, digest: Digest, word: Word | None, *, entitled: bool
+    ) -> Answer | Pass | None:
         """The blob from a flight. None if that was another client's, and the upstream refused that one: plan anew.
+
+        Also if another process turns out to fetch it, and nobody knows yet whether this client is `entitled` to what we
+        hold.
 
         `word` if the upstream was asked before. It does for a proof where it told at least the size: bytes of that
         size and with the right digest are then what it spoke of (`_speaks_of`).
@@ -268,7 +284,9 @@ class Blobs:
         asked, mirrored = self._access.now(), UNMIRRORED
         if word is not None and (word.sure or word.size is not None):
             asked, mirrored = word.asked, Mirrored(lambda: self._mirrors.of(source.repository), word.size)
-        blob, started = self._flights.join(digest, source, asked, lambda: self._proved(source, digest, asked), mirrored)
+        blob, started = self._flights.join(
+            digest, source, asked, lambda: self._proved(source, digest, asked), mirrored, entitled=entitled
+        )
         try:
             await blob.opened()
             if "range" in request.headers:
@@ -281,13 +299,16 @@ class Blobs:
         if blob.landed:  # all of it is here, and the disk is merely not done with it
             return self._content(request, blob, digest, CacheStatus(hit=True))
         detail = None if blob.mirror is None else f"from mirror {blob.mirror}"
-        cache = CacheStatus(fwd="miss", stored=started, collapsed=not started, detail=detail)
+        alone = started and not blob.followed
+        cache = CacheStatus(fwd="miss", stored=alone, collapsed=not alone, detail=detail)
         return self._content(request, blob, digest, cache)
 
     async def _instead(
         self, failure: Exception, source: Source, opener: Source, digest: Digest
     ) -> Answer | Pass | None:
         """What a client gets whose flight did not take off."""
+        if isinstance(failure, Taken):
+            return None
         if not isinstance(failure, Refused):
             return Pass(CacheStatus(fwd="bypass", detail=str(failure)))
         if not _same(opener, source):

@@ -80,6 +80,7 @@ def run(
     size: flags.Size = None,
     min_free: Annotated[str | None, flags.flag("min_free")] = None,
     max_age: Annotated[str | None, flags.flag("max_age")] = None,
+    max_fills: Annotated[str | None, flags.flag("max_fills")] = None,
     tls_listen: Annotated[list[str] | None, flags.flag("tls_listen")] = None,
     transparent_listen: Annotated[list[str] | None, flags.flag("transparent_listen")] = None,
     dns_listen: Annotated[list[str] | None, flags.flag("dns_listen")] = None,

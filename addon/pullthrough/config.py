@@ -56,6 +56,8 @@ class Settings:
     min_free: Size
     #: Since the last use; 0 = for ever.
     max_age: float
+    #: Blobs that are fetched at the same time.
+    max_fills: int
     tls_listen: tuple[Address, ...]
     transparent_listen: tuple[Address, ...]
     dns_listen: tuple[Address, ...]

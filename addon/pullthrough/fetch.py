@@ -195,6 +195,26 @@ class Fetch:
         await fetch._connect((source,))
         return fetch
 
+    @classmethod
+    async def resume(
+        cls,
+        upstream: Upstream,
+        digest: Digest,
+        others: Callable[[], Sequence[Source]],
+        *,
+        offset: int,
+        size: int | None,
+        mirrored: Mirrored = UNMIRRORED,
+    ) -> Fetch:
+        """Go on with what somebody else fetched as far as `offset`, and whose readers were told `size`.
+
+        Raises as `open` does. Whoever of `others` is accepted will do, so it proves nothing about anybody.
+        """
+        fetch = cls(upstream, digest, offset, others, mirrored)
+        fetch.size = size
+        await fetch._connect(others())
+        return fetch
+
     async def read(self) -> bytes:
         """The next bytes; b"" at the end. UpstreamError when no try brings more."""
         while True:

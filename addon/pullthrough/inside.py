@@ -64,7 +64,7 @@ class Inside:
         tags = Tags(self.facts, settings.max_stale, now)
         # 2. what is fetched
         self._upstream = upstream
-        self.flights = Flights(store, upstream)
+        self.flights = Flights(store, upstream, settings.max_fills)
         logins = Logins(upstream, Keyring.load(settings.upstream_credentials, None), clock)
         self.mirrors = UpstreamMirrors(settings.upstream_mirror, upstream, logins, clock, now)
         # 3. what is answered

@@ -193,6 +193,14 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+def parse_some(text: str) -> int:
+    """A whole number, above zero."""
+    count = parse_count(text)
+    if count == 0:
+        raise ValueError(f"{shown(text)} is not a whole number from 1 to 999999999")
+    return count
+
+
 def parse_switch(text: str) -> bool:
     """`true` or `false`, and the other words that people use for them in variables."""
     value = _SWITCH.get(text.lower())
@@ -314,6 +322,17 @@ _TABLE: Final = (
         panel=_LISTENING,
         explained="How long something is kept after its last use. 0 = until room is needed.",
         default="0",
+    ),
+    Option(
+        name="max_fills",
+        parse=parse_some,
+        metavar="NUMBER",
+        panel=_LISTENING,
+        explained=(
+            "How many blobs are fetched at the same time. Further ones wait for up to ten seconds; then they pass "
+            "through and are not kept."
+        ),
+        default="64",
     ),
     Option(
         name="tls_listen",

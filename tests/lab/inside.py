@@ -141,6 +141,10 @@ class TroubledStore(Store):
             self.begun.append(await super().begin(digest))
             return self.begun[-1]
 
+    async def follow(self, digest: Digest) -> Partial | None:
+        async with self._trouble("follow"):
+            return await super().follow(digest)
+
     async def reserve(self, partial: Partial, size: int) -> None:
         async with self._trouble("reserve"):
             await super().reserve(partial, size)

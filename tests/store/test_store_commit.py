@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -14,7 +16,8 @@ import pytest
 from lab.deadline import eventually
 from lab.stores import Stores, System, blob, content, files, fill, opened
 from pullthrough.core.digest import Digest
-from pullthrough.store import Store, StoreError
+from pullthrough.store import Fate, Filling, Store, StoreError, Taken
+from pullthrough.store import files as store_files
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -187,19 +190,126 @@ async def test_what_was_damaged_meanwhile_is_not_believed(stores: Stores) -> Non
 
 async def test_a_partial_is_not_given_to_two_writers(stores: Stores) -> None:
     store, one = stores(), blob("two", 2000)
-    first, second = await store.begin(Digest.of(one)), await store.begin(Digest.of(one))
-    assert first.path != second.path
+    assert await store.follow(Digest.of(one)) is None
+    first = await store.begin(Digest.of(one))
+    with pytest.raises(Taken):
+        await store.begin(Digest.of(one))
     await store.write(first, one[:500])
-    await store.write(second, one[:700])
-    await store.end(second, keep=True)
-    assert files(stores.root, "partial") == [first.path], "nobody would find the second one again"
     await store.end(first, keep=True)
-    for partial in (first, second):
-        partial.close()
-    third = await store.begin(Digest.of(one))
-    assert (third.path, third.written) == (first.path, 500)
-    await store.end(third, keep=False)
-    third.close()
+    first.close()
+    assert await store.follow(Digest.of(one)) is None
+    second = await store.begin(Digest.of(one))
+    assert (second.path, second.written) == (first.path, 500)
+    await store.end(second, keep=False)
+    second.close()
+
+
+async def test_a_small_blob_is_put_past_whoever_fills_it(stores: Stores) -> None:
+    store, one = stores(), blob("past", 700)
+    filling = await store.begin(Digest.of(one))
+    await store.write(filling, one[:500])
+    await store.put(Digest.of(one), one)
+    assert await content(store, Digest.of(one)) == one
+    assert files(stores.root, "partial") == [filling.path]
+    await store.end(filling, keep=False)
+    filling.close()
+
+
+async def test_what_somebody_fills_is_followed_and_told_of(stores: Stores) -> None:
+    store, one = stores(), blob("followed", 2000)
+    assert await store.filling(Digest.of(one)) is None
+    partial = await store.begin(Digest.of(one))
+    assert await store.filling(Digest.of(one)) == Filling(sends=False)
+    partial.announce(None)
+    assert await store.filling(Digest.of(one)) == Filling(sends=True, size=None)
+    partial.announce(2000)
+    followed = await store.follow(Digest.of(one))
+    assert followed is not None
+    assert (followed.locked, followed.filling) == (False, Filling(sends=True, size=2000))
+    await store.write(partial, one[:500])
+    assert followed.catch_up() is Fate.GROWS
+    await store.end(followed, keep=False)
+    assert (followed.written, partial.path.exists()) == (500, True), "it is not his to delete"
+    await store.end(partial, keep=True)
+    assert followed.catch_up() is Fate.OURS
+    with pytest.raises(Taken):
+        await store.begin(Digest.of(one))
+    await store.end(followed, keep=True)
+    again = await store.begin(Digest.of(one))
+    assert await store.filling(Digest.of(one)) == Filling(sends=False), "what an earlier fill said is forgotten"
+    for kept, done in ((False, again), (True, followed), (True, partial)):
+        await store.end(done, keep=kept)
+        done.close()
+
+
+@pytest.mark.parametrize("commit", [True, False])
+async def test_who_follows_sees_the_end(stores: Stores, commit: bool) -> None:
+    store, one = stores(), blob("end", 2000)
+    partial = await store.begin(Digest.of(one))
+    followed = await store.follow(Digest.of(one))
+    assert followed is not None
+    await store.write(partial, one if commit else one[1:])
+    if commit:
+        await store.commit(partial)
+    await store.end(partial, keep=False)
+    partial.close()
+    assert followed.catch_up() is Fate.GONE
+    assert (followed.verified, followed.locked) == (commit, False)
+    followed.close()
+
+
+async def test_much_of_what_somebody_wrote_is_taken_over_in_steps(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_files, "_STEP", 600)
+    monkeypatch.setattr(store_files, "_REHASH_CHUNK", 400)
+    store, one = stores(), blob("steps", 2000)
+    partial = await store.begin(Digest.of(one))
+    await store.write(partial, one)
+    followed = await store.follow(Digest.of(one))
+    assert followed is not None
+    await store.end(partial, keep=True)
+    partial.close()
+    assert [(followed.catch_up(), followed.written) for _ in range(3)] == [
+        (Fate.GROWS, 800),
+        (Fate.GROWS, 1600),
+        (Fate.OURS, 2000),
+    ]
+    await store.end(followed, keep=False)
+    followed.close()
+
+
+async def test_where_files_have_no_attributes_nobody_waits_for_a_word(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    for name in ("setxattr", "getxattr", "removexattr"):
+        monkeypatch.setattr(os, name, refuse)
+    store, one = stores(), blob("plain", 2000)
+    partial = await store.begin(Digest.of(one))
+    partial.announce(2000)
+    assert await store.filling(Digest.of(one)) == Filling(sends=True, size=None)
+    await store.end(partial, keep=False)
+    partial.close()
+
+
+async def test_a_file_that_cannot_be_locked_is_a_failure(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, one = stores(), blob("locks", 2000)
+    partial = await store.begin(Digest.of(one))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", refuse)
+        for call in (store.begin, store.follow, store.filling):
+            with pytest.raises(StoreError, match="No locks"):
+                await call(Digest.of(one))
+    assert len(blobs_open(stores.root)) == 1
+    await store.end(partial, keep=False)
+    partial.close()
 
 
 async def test_discarding_after_the_commit_spares_the_next_fill(stores: Stores) -> None:
@@ -296,13 +406,12 @@ async def test_the_end_of_a_fill_does_not_overtake_its_commit(stores: Stores, sy
     commit.cancel()
     await asyncio.gather(commit, return_exceptions=True)
     end = asyncio.create_task(store.end(partial, keep=True))
-    other = await store.begin(Digest.of(one))
-    assert other.path != partial.path, "the file is still the first fill's"
-    assert not end.done()
+    with pytest.raises(Taken):
+        await store.begin(Digest.of(one))
+    assert not end.done(), "the file is still the first fill's"
     gate.open()
     await end
-    for done in (partial, other):
-        done.close()
+    partial.close()
     assert await content(store, Digest.of(one)) == one
 
 

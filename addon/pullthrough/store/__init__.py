@@ -29,14 +29,14 @@ from pullthrough.health import Health
 from pullthrough.messages import BodyError
 from pullthrough.store import repair
 from pullthrough.store.disk import Adopted
-from pullthrough.store.faults import INDEX_ERRORS, StoreError, from_index, is_damage
-from pullthrough.store.files import BlobFiles, Partial
+from pullthrough.store.faults import INDEX_ERRORS, StoreError, Taken, from_index, is_damage
+from pullthrough.store.files import BlobFiles, Fate, Filling, Partial
 from pullthrough.store.index import Index, Link, folders
 from pullthrough.store.lane import Lane, Rest
 from pullthrough.store.opened import Shelf
 from pullthrough.store.room import KEEP_FREE, Holds, Room
 
-__all__ = ["Link", "Partial", "Store", "StoreError", "StoredBlob"]
+__all__ = ["Fate", "Filling", "Link", "Partial", "Store", "StoreError", "StoredBlob", "Taken"]
 
 #: Seconds to wait for another process that writes to the index. Longer, and a pull is better served uncached.
 BUSY: Final = 3.0
@@ -193,8 +193,21 @@ class Store:
     # -- filling. An index that rests does not stop a fill: until its end the index may be well again.
 
     async def begin(self, digest: Digest) -> Partial:
-        """A partial to fill, with what an earlier fill left already taken over."""
+        """A partial to fill, with what an earlier fill left already taken over.
+
+        `Taken` while somebody else fills that blob, in this process or another.
+        """
         return await self._do(self._fill, lambda parts: _begin(parts, digest), resting=False, undo=Partial.close)
+
+    async def follow(self, digest: Digest) -> Partial | None:
+        """What somebody else is filling, to be read while it grows (`Partial.catch_up`); None if nobody is."""
+        return await self._do(
+            self._fill, lambda parts: parts.files.followed(digest), resting=False, undo=_close_partial
+        )
+
+    async def filling(self, digest: Digest) -> Filling | None:
+        """What somebody says who is filling `digest`, in this process or another; None if nobody is."""
+        return await self._do(self._look, lambda parts: _filling(parts, digest))
 
     async def reserve(self, partial: Partial, size: int) -> None:
         """Make room for a blob of `size` bytes in all. StoreError(full=True) if there can be none."""
@@ -393,11 +406,20 @@ def _retire(parts: _Parts, before: float) -> bool:
 def _begin(parts: _Parts, digest: Digest) -> Partial:
     partial = parts.files.partial(digest)
     try:
+        partial.retract()
         partial.rehash()
     except BaseException:
         partial.close()
         raise
     return partial
+
+
+def _filling(parts: _Parts, digest: Digest) -> Filling | None:
+    partial = parts.files.followed(digest)
+    if partial is None:
+        return None
+    partial.close()
+    return partial.filling
 
 
 def _write(parts: _Parts, partial: Partial, data: bytes) -> None:
@@ -428,7 +450,10 @@ def _put(parts: _Parts, digest: Digest, content: bytes) -> bool:
     """Was it written?"""
     if parts.index.find(digest) is not None:
         return False
-    partial = parts.files.partial(digest)
+    try:
+        partial = parts.files.partial(digest)
+    except Taken:
+        partial = parts.files.aside(digest)
     try:
         os.ftruncate(partial.fd, 0)
         parts.room.reserve(partial, len(content))
@@ -437,6 +462,11 @@ def _put(parts: _Parts, digest: Digest, content: bytes) -> bool:
         return True
     finally:
         _end(parts, partial, keep=False)
+        partial.close()
+
+
+def _close_partial(partial: Partial | None) -> None:
+    if partial is not None:
         partial.close()
 
 

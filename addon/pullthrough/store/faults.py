@@ -38,6 +38,13 @@ class StoreError(Exception):
         self.part = part
 
 
+class Taken(StoreError):
+    """Somebody else is filling this blob."""
+
+    def __init__(self) -> None:
+        super().__init__("it is being downloaded already")
+
+
 def from_disk(error: OSError) -> StoreError:
     """The same as a StoreError. Without the path: the text may reach a client."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)

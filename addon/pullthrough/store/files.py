@@ -7,6 +7,8 @@ Everything here blocks; callers run it in threads.
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import errno
 import fcntl
 import os
@@ -14,14 +16,20 @@ import secrets
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pullthrough.core.digest import Digest
 from pullthrough.store import names
+from pullthrough.store.faults import Taken
 
 _PARTIAL: Final = "partial"
 _REHASH_CHUNK: Final = 1 << 20
+#: Bytes of somebody else's fill that are taken over in one step: readers see them after it.
+_STEP: Final = 16 << 20
+#: Where a fill says to other processes how long its blob is, beside the bytes: a name that goes when the file goes.
+_SIZE: Final = "user.pullthrough.size"
 #: Permissions of everything below the data directory: cached images may be private.
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
@@ -29,17 +37,40 @@ _FILE_MODE: Final = 0o600
 _NO_FILE: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO))
 
 
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """What somebody who fills a blob says to other processes."""
+
+    #: Does the upstream send? And how many bytes, if it said so.
+    sends: bool
+    size: int | None = None
+
+
+class Fate(enum.Enum):
+    """What became of a partial that somebody else filled."""
+
+    #: He still fills it.
+    GROWS = enum.auto()
+    #: He left it as it is, or died: it is ours now.
+    OURS = enum.auto()
+    #: He committed it, or deleted it.
+    GONE = enum.auto()
+
+
 class Partial:
     """A blob that is being written. Bytes are hashed as they come; nothing is believed until `commit`.
 
-    The file is locked for as long as this object lives, so that two processes never write into one.
-    One writer at a time; readers use `fd` with pread.
+    The file is locked for as long as somebody writes, so that two processes never write into one: by us (`locked`), or
+    by somebody else, whom we follow with `catch_up`. One writer at a time; readers use `fd` with pread.
     """
 
-    def __init__(self, path: Path, digest: Digest, fd: int) -> None:
+    def __init__(self, path: Path, digest: Digest, fd: int, *, locked: bool) -> None:
         self.path = path
         self.digest = digest
         self.fd = fd
+        self.locked = locked
+        #: The last word of somebody else who fills it.
+        self.filling = Filling(sends=False)
         self.written = 0
         #: Held while a thread works on the file. A caller that was cancelled leaves its work behind, and what it does
         #: next must not overtake that.
@@ -51,12 +82,42 @@ class Partial:
         """Will the next fill find this file? Not if another process had the real one."""
         return self.path.name == self.digest.hex
 
-    def rehash(self) -> int:
-        """Take over the bytes that an earlier fill left, and return how many there are."""
-        while chunk := os.pread(self.fd, _REHASH_CHUNK, self.written):
+    def rehash(self, most: int | None = None) -> int:
+        """Take over what another fill wrote, or about `most` bytes more of it; how many that were."""
+        before = self.written
+        while (most is None or self.written - before < most) and (
+            chunk := os.pread(self.fd, _REHASH_CHUNK, self.written)
+        ):
             self._hasher.update(chunk)
             self.written += len(chunk)
-        return self.written
+        return self.written - before
+
+    def announce(self, size: int | None) -> None:
+        """Tell those who follow that the upstream sends, and how many bytes, if it said so."""
+        with contextlib.suppress(OSError):  # no such attributes here: see `_said`
+            os.setxattr(self.fd, _SIZE, b"" if size is None else b"%d" % size)
+
+    def retract(self) -> None:
+        """What an earlier fill announced holds no more."""
+        with contextlib.suppress(OSError):
+            os.removexattr(self.fd, _SIZE)
+
+    def catch_up(self) -> Fate:
+        """Take over what somebody else has written by now, and see what became of it.
+
+        What he still writes may be more than one step; once he has ended, `written` is all that he wrote.
+        """
+        with self.busy:
+            if not self.filling.sends:
+                self.filling = _said(self.fd)
+            if self.rehash(_STEP) >= _STEP or not _lock(self.fd, fcntl.LOCK_EX):
+                return Fate.GROWS
+            self.locked = True
+            self.rehash()
+            if _same_file(self.fd, self.path):
+                return Fate.OURS
+            self.unlock()
+            return Fate.GONE
 
     def write(self, data: bytes) -> None:
         """Append. OSError (disk full, I/O error) leaves what was written before in place."""
@@ -73,12 +134,13 @@ class Partial:
         return self._hasher.hexdigest() == self.digest.hex
 
     def discard(self) -> None:
-        """Delete the file: what is in it is not the blob. Readers that hold it keep reading what they have."""
-        if _same_file(self.fd, self.path):  # once committed, that path is another fill's
+        """Delete the file, if it is ours: what is in it is not the blob. Readers that hold it go on reading."""
+        if self.locked and _same_file(self.fd, self.path):  # once committed, that path is another fill's
             self.path.unlink(missing_ok=True)
 
     def unlock(self) -> None:
         """Nobody writes any more: another fill may resume the file while late readers still read it."""
+        self.locked = False
         fcntl.flock(self.fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
@@ -99,20 +161,43 @@ class BlobFiles:
     # -- partials
 
     def partial(self, digest: Digest) -> Partial:
-        """Open the partial file of `digest`, an earlier one if there is one.
-
-        If another process is filling the same digest, a fresh file that is thrown away unless it gets whole.
-        """
-        folder = self.root / _PARTIAL / digest.algorithm
-        _make_folder(folder)
-        path = folder / digest.hex
+        """Open the partial file of `digest`, an earlier one if there is one. `Taken` while somebody else fills it."""
+        path = self._partial(digest)
+        _make_folder(path.parent)
         fd = _locked(path)
         if fd is None:
-            path = folder / f"{digest.hex}-{secrets.token_hex(8)}"
-            fd = _locked(path)
+            raise Taken
+        return Partial(path, digest, fd, locked=True)
+
+    def aside(self, digest: Digest) -> Partial:
+        """A fresh file beside the one that somebody else fills; it is thrown away unless it gets whole."""
+        path = self._partial(digest)
+        path = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
+        fd = _locked(path)
         if fd is None:
             raise OSError(errno.EAGAIN, "cannot lock a file that was just made")
-        return Partial(path, digest, fd)
+        return Partial(path, digest, fd, locked=True)
+
+    def followed(self, digest: Digest) -> Partial | None:
+        """Open what somebody else is filling, to read and hash it while it grows; None if nobody is."""
+        path = self._partial(digest)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        partial = Partial(path, digest, fd, locked=False)
+        partial.filling = _said(fd)
+        try:
+            if not _lock(fd, fcntl.LOCK_SH):  # shared: two who look are nobody who fills
+                return partial
+        except BaseException:
+            partial.close()
+            raise
+        partial.close()
+        return None
+
+    def _partial(self, digest: Digest) -> Path:
+        return self.root / _PARTIAL / digest.algorithm / digest.hex
 
     def partials(self) -> dict[Path, int]:
         """The bytes of every partial, the one that rested longest first."""
@@ -241,15 +326,34 @@ def _locked(path: Path, *, create: bool = True) -> int | None:
                 raise
             return None
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            locked = _lock(fd, fcntl.LOCK_EX)
+        except OSError:
             os.close(fd)
-            if error.errno == errno.EWOULDBLOCK:
-                return None
             raise
-        if _same_file(fd, path):
+        if locked and _same_file(fd, path):
             return fd
-        os.close(fd)  # it was committed or deleted between open and lock: what we hold is somebody's blob
+        os.close(fd)  # if it is locked, it was committed or deleted between open and lock: it may be somebody's blob
+        if not locked:
+            return None
+
+
+def _lock(fd: int, kind: int) -> bool:
+    """Lock an open file, unless another holder has it. Was it locked?"""
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _said(fd: int) -> Filling:
+    """What the one who fills this file announced."""
+    try:
+        size = os.getxattr(fd, _SIZE)
+    except OSError as error:
+        # Where files have no such attributes nobody can say anything, and nobody waits for it.
+        return Filling(sends=error.errno != errno.ENODATA)
+    return Filling(sends=True, size=int(size) if size else None)
 
 
 def _same_file(fd: int, path: Path) -> bool:
