@@ -15,7 +15,7 @@ import pytest
 
 from lab.stores import Stores, blob, content, files, fill
 from pullthrough.core.digest import Digest
-from pullthrough.store import StoreError
+from pullthrough.store import Fate, Filling, Partial, Store, StoreError, Taken
 
 SIZE = 10_000
 ONE = blob("one", 3000)
@@ -41,9 +41,13 @@ async def main(root):
             await store.reserve(partial, len(ONE))
         elif word == "write":
             await store.write(partial, ONE[partial.written:int(number)])
+        elif word == "announce":
+            partial.announce(int(number))
         elif word == "commit":
             await store.commit(partial)
             await store.end(partial, keep=True)
+        elif word == "delete":
+            await store.end(partial, keep=False)
         elif word == "fill":
             await fill(store, blob(int(number), 1000), announced=1000)
         elif word == "has":
@@ -108,28 +112,81 @@ def other(stores: Stores) -> Iterator[Callable[[], Other]]:
         process.end()
 
 
-async def test_both_fill_the_same_blob(stores: Stores, other: Callable[[], Other]) -> None:
+async def followed(store: Store) -> Partial:
+    partial = await store.follow(Digest.of(ONE))
+    assert partial is not None
+    return partial
+
+
+async def test_what_one_fills_the_other_follows_to_its_end(stores: Stores, other: Callable[[], Other]) -> None:
+    store, theirs = stores(SIZE), other()
+    theirs.does("begin")
+    assert await store.filling(Digest.of(ONE)) == Filling(sends=False)
+    theirs.does("announce 3000")
+    assert await store.filling(Digest.of(ONE)) == Filling(sends=True, size=3000)
+    theirs.does("write 1000")
+    with pytest.raises(Taken):
+        await store.begin(Digest.of(ONE))
+    partial = await followed(store)
+    assert (partial.catch_up(), partial.written) == (Fate.GROWS, 1000)
+    theirs.does("write 3000")
+    assert (partial.catch_up(), partial.verified) == (Fate.GROWS, True)
+    theirs.does("commit")
+    assert partial.catch_up() is Fate.GONE
+    assert os.pread(partial.fd, SIZE, 0) == ONE, "the file is still read"
+    await store.end(partial, keep=False)
+    partial.close()
+    assert await store.filling(Digest.of(ONE)) is None
+    assert await content(store, Digest.of(ONE)) == ONE
+    assert await store.usage() == (len(ONE), 1)
+    assert files(stores.root, "partial") == []
+
+
+async def test_what_the_other_deletes_is_gone_but_still_read(stores: Stores, other: Callable[[], Other]) -> None:
     store, theirs = stores(SIZE), other()
     theirs.does("begin")
     theirs.does("write 1000")
-    partial = await store.begin(Digest.of(ONE))
-    assert not partial.resumable, "the other one has the real partial"
-    assert partial.written == 0
-    await store.write(partial, ONE)
-    await store.commit(partial)
-    await store.end(partial, keep=True)
+    partial = await followed(store)
+    theirs.does("delete")
+    assert (partial.catch_up(), partial.written, partial.verified) == (Fate.GONE, 1000, False)
+    assert os.pread(partial.fd, SIZE, 0) == ONE[:1000]
     partial.close()
-    assert await content(store, Digest.of(ONE)) == ONE
-    found = await store.open(Digest.of(ONE))
-    theirs.does("write 3000")
-    theirs.does("commit")
-    assert found is not None
-    assert await found.read_at(0, SIZE) == ONE, "the replaced file is still read"
-    found.close()
+    assert await store.follow(Digest.of(ONE)) is None
+
+
+async def test_a_killed_process_leaves_its_partial_to_one_that_follows(
+    stores: Stores, other: Callable[[], Other]
+) -> None:
+    store, theirs = stores(SIZE), other()
+    theirs.does("begin")
+    theirs.does("write 2000")
+    first, second = await followed(store), await followed(store)
+    assert first.catch_up() is Fate.GROWS
+    theirs.kill()
+    assert (first.catch_up(), second.catch_up()) == (Fate.OURS, Fate.GROWS), "one goes on, the next follows that"
+    await store.reserve(first, len(ONE))
+    await store.write(first, ONE[2000:])
+    await store.commit(first)
+    await store.end(first, keep=True)
+    assert (second.catch_up(), second.verified) == (Fate.GONE, True)
+    for partial in (first, second):
+        partial.close()
     assert await content(store, Digest.of(ONE)) == ONE
     assert await store.usage() == (len(ONE), 1)
-    assert len(files(stores.root)) == 1
-    assert files(stores.root, "partial") == []
+
+
+async def test_what_is_followed_makes_no_room_for_others(stores: Stores, other: Callable[[], Other]) -> None:
+    store, theirs = stores(SIZE), other()
+    theirs.does("begin")
+    theirs.does("write 2900")
+    partial = await followed(store)
+    with pytest.raises(StoreError, match="being filled"):
+        await fill(store, blob("big", 8000), announced=8000)
+    theirs.does("write 3000")
+    theirs.does("commit")
+    assert partial.catch_up() is Fate.GONE
+    assert partial.verified
+    partial.close()
 
 
 async def test_what_one_stores_the_other_has(stores: Stores, other: Callable[[], Other]) -> None:
