@@ -472,6 +472,10 @@ def test_a_bad_setting_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFix
         ),
         (["--grant-ttl", "0"], "flag --grant-ttl: '0' is not between 1s and 10m; for example 60s"),
         (
+            ["--max-fills", "0"],
+            "flag --max-fills: '0' is not a whole number from 1 to 999999999; for example 64",
+        ),
+        (
             ["--rate-limit-floor", "-1"],
             "flag --rate-limit-floor: '-1' is not a whole number from 0 to 999999999; for example 1",
         ),

@@ -31,6 +31,7 @@ def samples(tmp_path: Path, file: Path) -> dict[str, str]:
         "size": "1TiB",
         "min_free": "5%",
         "max_age": "90d",
+        "max_fills": "8",
         "tls_listen": "0.0.0.0:443 [::]:5050",
         "transparent_listen": "3129",
         "dns_listen": "53",
