@@ -17,7 +17,7 @@ from lab.journal import find
 from pullthrough import fetch, following
 from pullthrough.core.digest import Digest
 from pullthrough.fetch import BACK_OFF, Mirrored, Source
-from pullthrough.flight import Flight, FlightBlob
+from pullthrough.flight import Flight, FlightBlob, NotTheBlob
 from pullthrough.flights import Flights
 from pullthrough.messages import BodyError
 from pullthrough.store import Partial, StoreError, Taken
@@ -394,6 +394,38 @@ async def test_wrong_bytes_of_the_right_length_or_more(
 
     assert await until_cut(ours) == DATA[:HALF]
     await filler.delete()
+
+
+@pytest.mark.parametrize("surplus", [b"", b"surplus"])
+async def test_what_is_plainly_wrong_is_shown_to_nobody(
+    proxy: Inside, other: Other, filler: Filler, surplus: bytes
+) -> None:
+    await filler.write(bytes(len(DATA) - HALF) + surplus)
+    ours = other.join()
+    with pytest.raises(NotTheBlob):
+        await ours.opened()
+    with pytest.raises(BodyError):
+        await ours.read_at(0, 1)
+    ours.close()
+    assert filler.partial.path.exists(), "it is not ours to delete"
+
+
+async def test_what_is_plainly_wrong_is_deleted_by_who_takes_it_over(
+    proxy: Inside, other: Other, filler: Filler
+) -> None:
+    look = other.store.lingering["follow"] = asyncio.Event()
+    ours = other.join()
+    await until(lambda: other.store.done["follow"])
+    await filler.write(bytes(len(DATA) - HALF))
+    filler.die()
+    look.set()
+
+    with pytest.raises(NotTheBlob):
+        await ours.opened()
+    ours.close()
+    await other.landed()
+    assert proxy.partials() == []
+    assert await rest(other.join()) == DATA
 
 
 async def test_a_wrong_beginning_that_was_deleted_is_found_out_in_the_end(

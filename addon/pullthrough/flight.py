@@ -147,20 +147,22 @@ class Flight:
 
     def show(self, partial: Partial) -> None:
         """Somebody else has written that much of it. Raises `NotTheBlob` if that cannot become the blob."""
+        size = self.size if self.took_off else self._told(partial)
+        if size is not None and partial.written + (not partial.verified) > size:
+            # Said before anything is shown: bytes of the length that readers are told must be the blob.
+            raise NotTheBlob(f"the {partial.written} bytes of another fill are not {self.digest}")
         if not self.took_off:
             if not (partial.filling.sends or partial.verified):
                 return
             self.followed = True
-            self.take_off(partial, partial.filling.size or self.mirrored.size, None)
-        if (
-            self.size is not None
-            and partial.written >= self.size
-            and not (partial.written == self.size and partial.verified)
-        ):
-            raise NotTheBlob(f"the {partial.written} bytes of another fill are not {self.digest}")
+            self.take_off(partial, size, None)
         self.advance(partial.written)
         if partial.verified:
             self.land()
+
+    def _told(self, partial: Partial) -> int | None:
+        said = partial.filling.size
+        return self.mirrored.size if said is None else said
 
     def advance(self, written: int) -> None:
         """That many bytes are on disk."""
