@@ -25,8 +25,9 @@ from pullthrough.leaves import LeafContexts
 from pullthrough.metrics import Metrics
 from pullthrough.neighbours import Neighbours
 from pullthrough.parent import ParentProxies
+from pullthrough.visits import Allowance, Visits
 
-LIMIT = 3
+LIMIT = 6
 
 
 @dataclass
@@ -71,7 +72,7 @@ def build(
         parents=ParentProxies(environ or {}),
         metrics=Metrics(),
         connections=Connections(lambda: connected),
-        limit=LIMIT,
+        visits=Visits(LIMIT, Allowance()),
         own_names=frozenset(("localhost",)),
         discovery=None,
         offline=offline,
@@ -100,11 +101,25 @@ def test_a_client_nearby_is_let_in(house: House, address: str) -> None:
 
 
 def test_a_crowd_is_kept_out_before_files_run_out(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    assert [house.knock("127.0.0.1").error for _ in range(LIMIT)] == [None] * LIMIT
+    assert [house.knock(f"10.0.0.{number}").error for number in range(LIMIT)] == [None] * LIMIT
 
-    assert house.knock("127.0.0.1").error == "too many connections"
-    assert house.knock("127.0.0.1").error == "too many connections"
+    for number in (0, 100):
+        assert house.knock(f"10.0.0.{number}").error == "too many connections are open: the limit is 6"
     assert caplog.text.count("ulimit -n") == 1
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "fd00::7"])
+def test_one_client_never_takes_all_connections(house: House, caplog: pytest.LogCaptureFixture, address: str) -> None:
+    own = [house.knock(address) for _ in range(LIMIT)]
+
+    assert [client.error is None for client in own] == [True] * 3 + [False] * 3
+    assert own[-1].error == "too many connections of this client are open: the limit is 3"
+    assert caplog.text.count(f"{address} was refused") == 1
+    assert house.knock("10.0.0.99").error is None
+
+    house.door.client_disconnected(own[0])
+    house.door.client_disconnected(own[-1])  # one that was refused takes nobody's place with it
+    assert [house.knock(address).error is None for _ in range(2)] == [True, False]
 
 
 async def connect_to(house: House, host: str, port: int = 443) -> http.HTTPFlow:

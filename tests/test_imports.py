@@ -18,7 +18,7 @@ ROWS = (
     {"cli", "__main__", "commands"},
     {"doctor"},
     {"wiring"},
-    {"addon", "door", "modes", "nameserver", "layers", "sending", "page", "clientsetup"},
+    {"addon", "door", "modes", "nameserver", "layers", "sending", "visits", "page", "clientsetup"},
     {"mirror", "discovery"},
     {"inside"},
     {"pulls", "outages", "broker", "manifests", "blobs", "links", "neighbours", "bodies"},

@@ -35,6 +35,7 @@ def test_the_minor_version_is_the_one_that_was_read() -> None:
         (HttpStream.send_response, ["self", "already_streamed"]),
         (HttpStream.state_wait_for_request_headers, ["self", "event"]),
         (HttpStream.state_consume_request_body, ["self", "event"]),
+        (HttpStream.state_stream_request_body, ["self", "event"]),
         (HttpStream.handle_connect_regular, ["self"]),
         (HttpStream.handle_connect_finish, ["self"]),
         (HttpStream.check_killed, ["self", "emit_error_hook"]),
@@ -77,7 +78,7 @@ def test_nothing_is_overridden_that_is_not_there(ours: type, theirs: type) -> No
 
 def test_the_states_that_we_set_exist() -> None:
     assert {"state_done", "state_errored", "state_consume_request_body"} <= set(dir(HttpStream))
-    assert {"done", "read_headers"} <= set(dir(Http1Server))
+    assert {"done", "read_headers", "read_body", "passthrough"} <= set(dir(Http1Server))
     assert {"regular", "transparent"} <= set(HTTPMode.__members__)
 
 

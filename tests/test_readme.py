@@ -38,8 +38,8 @@ from pullthrough.core.cachestatus import FORWARDED
 from pullthrough.core.children import MAX_MANIFEST
 from pullthrough.logs import FIELDS
 from pullthrough.options import OPTIONS, Option
-from pullthrough.sending import CLIENT_PATIENCE
 from pullthrough.upstream import MAX_REDIRECTS
+from pullthrough.visits import Allowance
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "addon" / "pullthrough"
@@ -360,7 +360,7 @@ def test_numbers_in_the_readme_are_those_of_the_program() -> None:
     assert f"for {OPTIONS['grant_ttl'].initial():g} seconds" in README
     assert f"up to {MAX_MANIFEST >> 20} MiB" in README
     assert f"{MAX_REDIRECTS} redirects" in security
-    assert f"cut after {CLIENT_PATIENCE:g} seconds" in security
+    assert f"cut after {Allowance().taking:g} seconds" in security
 
 
 def test_every_reason_to_forward_in_the_readme_is_one() -> None:

@@ -15,6 +15,7 @@ from mitmproxy.test import tflow, tutils
 
 from pullthrough.messages import BodyError
 from pullthrough.sending import OUTGOING, Outgoing, Sender, drained
+from pullthrough.visits import Allowance
 
 
 class Scripted:
@@ -256,7 +257,7 @@ def connections() -> Connections:
 
 @pytest.fixture
 def sender(connections: Connections) -> Sender:
-    return Sender(connections)
+    return Sender(connections, Allowance(taking=10.0))
 
 
 async def test_the_addon_sends_chunk_by_chunk(sender: Sender, connections: Connections) -> None:
@@ -355,3 +356,33 @@ async def test_two_requests_of_one_connection_are_kept_apart(sender: Sender, con
         assert [body.closed for body in bodies] == [1, 0]
         await sender.client_disconnected(first.client_conn)
     assert [body.closed for body in bodies] == [1, 1]
+
+
+# -- clients that take too little
+
+
+async def test_a_client_that_takes_nothing_is_not_left_to_the_kernel(connections: Connections) -> None:
+    sender, flow = Sender(connections, Allowance(taking=0.05)), a_flow(**{"content-length": "10"})
+    async with connected() as (writer, _):
+        connections.writers[flow.client_conn.id] = writer
+        sender.start(flow, Scripted(b"hello", length=10), Done())
+        writer.write(b"x" * (8 << 20))
+        await sender.pullthrough_chunk(flow)
+        assert flow.error is not None
+        assert "took nothing" in flow.error.msg
+        assert writer.transport.get_write_buffer_size() == 0
+
+
+@pytest.mark.parametrize(("slowest", "cut"), [(100_000.0, True), (100.0, False)])
+async def test_a_client_that_takes_little_by_little_is_given_up_in_the_end(
+    connections: Connections, slowest: float, cut: bool
+) -> None:
+    sender, flow = Sender(connections, Allowance(taking=10.0, slowest=slowest)), a_flow(**{"content-length": "5000"})
+    async with connected() as (writer, _):
+        connections.writers[flow.client_conn.id] = writer
+        sender.start(flow, Scripted(b"hello", length=5000), Done())
+        outgoing: Outgoing = flow.metadata[OUTGOING]
+        outgoing.sent, outgoing.waited = 1000, 11.0
+        await sender.pullthrough_chunk(flow)
+        assert (flow.error is not None) == cut
+        assert flow.error is None or "took too little" in flow.error.msg

@@ -20,6 +20,7 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import ClientTLSLayer
 from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.proxy.layers.tls import parse_client_hello
+from mitmproxy.proxy.mode_specs import RegularMode
 from mitmproxy.tls import TlsData
 from OpenSSL import SSL
 
@@ -27,12 +28,13 @@ from pullthrough.ca import CAError
 from pullthrough.core.registries import Registries, looks_like_registry
 from pullthrough.discovery import Discovery
 from pullthrough.guard import Guard, is_loopback, is_private_client
-from pullthrough.layers import TUNNEL, Close, Connections, Http, TunnelCount, error_response, tunnel
+from pullthrough.layers import TUNNEL, Close, Connections, Http, TunnelCount, error_bytes, error_response, tunnel
 from pullthrough.leaves import LeafContexts
 from pullthrough.metrics import Metrics
 from pullthrough.modes import RedirectMode, SniMode
 from pullthrough.neighbours import Neighbours
 from pullthrough.parent import ParentProxies
+from pullthrough.visits import Full, Visits
 
 log = logging.getLogger(__name__)
 traffic = logging.getLogger("pullthrough.traffic")
@@ -63,7 +65,7 @@ class Door:
         parents: ParentProxies,
         metrics: Metrics,
         connections: Connections,
-        limit: int,
+        visits: Visits,
         own_names: frozenset[str],
         discovery: Discovery | None,
         offline: bool,
@@ -72,34 +74,41 @@ class Door:
         self._own_names = own_names
         self._discovery = discovery
         self._connections = connections
-        self._limit = limit
+        self._visits = visits
         self._registries = registries
         self._neighbours = neighbours
         self._leaves = leaves
         self._guard = guard
         self._parents = parents
         self._metrics = metrics
-        self._clients: set[str] = set()
         self._tunnels: dict[str, TunnelCount] = {}
         self._told: dict[tuple[str, str], None] = {}
 
     # -- clients
 
     def client_connected(self, client: connection.Client) -> None:
-        """Refuse whoever is neither on this machine nor on a private network."""
-        if not is_private_client(client.peername[0]):
+        """Refuse whoever is neither on this machine nor on a private network, and whoever is too many."""
+        address, writer = client.peername[0], self._connections.writer(client)
+        if not is_private_client(address):
             client.error = "pullthrough serves loopback and private networks only"
-            self._tell_once("public", client.peername[0], "is a client with a public address: refused")
-        elif len(self._clients) >= self._limit:  # each may need three descriptors: itself, an upstream, a blob
-            client.error = "too many connections"
-            self._tell_once("crowd", "a client", f"was refused: more than {self._limit} connections (ulimit -n)")
-        else:
-            self._clients.add(client.id)
+            self._tell_once("public", address, "is a client with a public address: refused")
+            return
+        try:
+            self._visits.enter(client.id, address, writer)
+        except Full as full:
+            client.error = str(full)
+            if writer is not None and isinstance(client.proxy_mode, RegularMode):  # elsewhere it could not be read
+                writer.write(error_bytes(429 if full.share else 503, client.error))
+            self._tell_of_crowd(address, full)
+
+    def _tell_of_crowd(self, address: str, full: Full) -> None:
+        text = f"was refused: more than {full.limit} connections (ulimit -n gives room for more)"
+        self._tell_once("crowd", address if full.share else "a client", text)
 
     def client_disconnected(self, client: connection.Client) -> None:
         """Its sockets are closed. If it was a tunnel, this is its only log line."""
-        self._clients.discard(client.id)
         self._connections.close_remains(client)
+        self._visits.leave(client.id)
         tunnel = self._tunnels.pop(client.id, None)
         if tunnel is not None:
             self._metrics.tunnelled(tunnel.transferred)
@@ -129,6 +138,7 @@ class Door:
             return
         if await self._is_found(flow.client_conn, host, port):
             return
+        self._visits.of(flow.client_conn.id).leave_alone()
         flow.metadata[TUNNEL] = self._tunnels[flow.client_conn.id] = TunnelCount(host, port)
         parent = self._parents.towards("https", host, port)
         if parent is not None:
@@ -174,7 +184,7 @@ class Door:
         data = nextlayer.data_client()
         if isinstance(context.layers[-1], ClientTLSLayer):
             to_us = context.server.address is None
-            nextlayer.layer = Http(context, HTTPMode.regular if to_us else HTTPMode.transparent)
+            nextlayer.layer = self._http(context, HTTPMode.regular if to_us else HTTPMode.transparent)
         elif len(data) < _TLS_PREFIX:
             return
         elif len(context.layers) > 1:
@@ -185,14 +195,17 @@ class Door:
             nextlayer.layer = await self._redirected(context, data)
         else:
             tls = starts_like_tls_record(data)
-            nextlayer.layer = ClientTLSLayer(context) if tls else Http(context, HTTPMode.regular)
+            nextlayer.layer = ClientTLSLayer(context) if tls else self._http(context, HTTPMode.regular)
+
+    def _http(self, context: Context, mode: HTTPMode) -> layer.Layer:
+        return Http(context, mode, self._visits.of(context.client.id))
 
     def _inside_connect(self, context: Context, data: bytes) -> layer.Layer:
         """A registry's CONNECT: TLS, plain HTTP (a registry without TLS), or something that is only passed on."""
         if starts_like_tls_record(data):
             return _opened(context)
         if _METHOD.match(data):
-            return Http(context, HTTPMode.transparent)
+            return self._http(context, HTTPMode.transparent)
         return self._passed_on(context)
 
     async def _by_name(self, context: Context, data: bytes) -> layer.Layer | None:
@@ -230,7 +243,7 @@ class Door:
         if not known:
             return self._passed_on(context)
         context.server.address = (name, port)
-        return Http(context, HTTPMode.transparent) if plain else _opened(context)
+        return self._http(context, HTTPMode.transparent) if plain else _opened(context)
 
     def _passed_on(self, context: Context) -> layer.Layer:
         """Unopened, to where it was going."""
@@ -242,6 +255,7 @@ class Door:
         if parent is not None:
             context.server.via = parent.via
         self._hint(host, port)
+        self._visits.of(context.client.id).leave_alone()
         count = self._tunnels[context.client.id] = TunnelCount(host, port)
         return tunnel(context, count)
 
@@ -265,6 +279,10 @@ class Door:
             return
         start.ssl_conn = SSL.Connection(context)
         start.ssl_conn.set_accept_state()
+
+    def tls_established_client(self, start: TlsData) -> None:
+        """The handshake is over in time; now the client may ask."""
+        self._visits.of(start.context.client.id).rest()
 
     def _own_name(self, client: connection.Client) -> str | None:
         """What a client that speaks TLS to us takes us for; without a server name, the address that it found."""

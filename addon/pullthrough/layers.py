@@ -40,6 +40,7 @@ from mitmproxy.proxy.server import ConnectionHandler
 from pullthrough.core import ocierrors
 from pullthrough.core.cachestatus import CacheStatus
 from pullthrough.sending import OUTGOING, Outgoing
+from pullthrough.visits import Visit
 
 type Commands[T] = layer.CommandGenerator[T]
 
@@ -78,6 +79,10 @@ class PullthroughChunkHook(commands.StartHook):
 class Stream(HttpStream):
     """An exchange that can send an `Outgoing`, and connects before it says that a tunnel is there."""
 
+    def __init__(self, ctx: context.Context, stream_id: int, visit: Visit) -> None:
+        super().__init__(ctx, stream_id)
+        self._visit = visit
+
     def state_wait_for_request_headers(self, event: RequestHeaders) -> Commands[None]:
         """Note whether the request was made to the proxy itself: mitmproxy fills the host in from the Host field.
 
@@ -102,6 +107,12 @@ class Stream(HttpStream):
             if self.flow.response:
                 return
         yield from super().state_consume_request_body(event)
+
+    def state_stream_request_body(self, event: events.Event) -> Commands[None]:
+        """A body that passes may take as long as it likes, while it moves."""
+        if isinstance(event, RequestData):
+            self._visit.moved()
+        yield from super().state_stream_request_body(event)
 
     def handle_connect_regular(self) -> Commands[None]:
         """A tunnel is opened at once, so that the client hears of a failure; else the client speaks first."""
@@ -156,21 +167,44 @@ class Stream(HttpStream):
 
 
 class Server(Http1Server):
-    """HTTP/1.1 towards the client, with OCI error bodies and a bound on all that is not a body."""
+    """HTTP/1.1 towards the client, with OCI error bodies and a bound on all that is not a body, and on its time."""
 
-    _unread = 0
+    def __init__(self, ctx: context.Context, visit: Visit) -> None:
+        super().__init__(ctx)
+        self._visit = visit
+        self._told: Callable[[], None] | None = None
+        self._unread = 0
 
     def _handle_event(self, event: events.Event) -> Commands[None]:
         """Bound what a client can make us remember: everything that is no body which somebody reads."""
         yield from super()._handle_event(event)
+        if not isinstance(event, events.Start):  # before its first byte it is as the door has it
+            self._tell(self._turn())
         if isinstance(event, events.DataReceived) and self.state != self.passthrough:
             if self.request is not None and self.request.method in _BODYLESS_METHODS:
                 self._unread += len(event.data)
             if max(len(self.buf), self._unread) > _MAX_REQUEST_HEAD:
                 yield commands.CloseConnection(self.conn)
 
+    def _turn(self) -> Callable[[], None]:
+        """What the client's time is counted for now."""
+        if self.state == self.read_headers:
+            return self._visit.step if self.buf else self._visit.rest
+        if self.state == self.read_body:
+            return self._visit.carry
+        if self.state == self.passthrough:
+            opened = self.request is not None and self.request.method == "CONNECT"
+            return self._visit.step if opened else self._visit.leave_alone
+        return self._visit.serve
+
+    def _tell(self, turn: Callable[[], None]) -> None:
+        if turn != self._told:
+            self._told = turn
+            turn()
+
     def send(self, event: HttpEvent) -> Commands[None]:
         """Mitmproxy answers with a page of HTML where it has no response; a registry client wants JSON."""
+        self._visit.gave()
         if not isinstance(event, ResponseProtocolError) or self.response:
             yield from super().send(event)
             return
@@ -201,13 +235,14 @@ class Server(Http1Server):
 class Http(HttpLayer):
     """mitmproxy's HTTP layer, made of our streams and our server. HTTP/1.1 only: ALPN offers nothing else."""
 
-    def __init__(self, ctx: context.Context, mode: HTTPMode) -> None:
+    def __init__(self, ctx: context.Context, mode: HTTPMode, visit: Visit) -> None:
         super().__init__(ctx, mode)
-        self.connections[ctx.client] = Server(ctx.fork())
+        self._visit = visit
+        self.connections[ctx.client] = Server(ctx.fork(), visit)
 
     def make_stream(self, stream_id: int) -> Commands[None]:
         """Our kind of stream."""
-        self.streams[stream_id] = Stream(self.context.fork(), stream_id)
+        self.streams[stream_id] = Stream(self.context.fork(), stream_id, self._visit)
         yield from self.event_to_child(self.streams[stream_id], events.Start())
 
 
@@ -293,8 +328,8 @@ def error_bytes(status: int, message: str, *, head: bool = False) -> bytes:
     """The same on the wire, for where mitmproxy has no response; the connection ends after it."""
     if "certificate verify failed" in message.lower():
         message += "; if the registry's certificate is signed by your own CA, give that to --upstream-ca"
-    code = ocierrors.UNSUPPORTED if 400 <= status < 500 else ocierrors.UNAVAILABLE
-    body = ocierrors.body(code, f"pullthrough: {message}")
+    other = ocierrors.UNSUPPORTED if 400 <= status < 500 else ocierrors.UNAVAILABLE
+    body = ocierrors.body(ocierrors.TOOMANYREQUESTS if status == 429 else other, f"pullthrough: {message}")
     status_of_cache = CacheStatus(fwd="bypass", detail=message).header()
     lines = (
         f"HTTP/1.1 {status} {status_codes.RESPONSES.get(status, 'Error')}",

@@ -18,11 +18,10 @@ from mitmproxy import http
 from mitmproxy.connection import Client
 
 from pullthrough.messages import Body, BodyError
+from pullthrough.visits import Allowance
 
 #: The key of an Outgoing in flow.metadata.
 OUTGOING: Final = "pullthrough.outgoing"
-#: Seconds in which a client has to take something of what was sent. mitmproxy's own time-out rests while a hook runs.
-CLIENT_PATIENCE: Final = 60.0
 #: Bytes per chunk. A fast client gets long chunks (fewer steps per byte), a slow one short ones (less memory).
 _SHORTEST: Final = 64 << 10
 _LONGEST: Final = 1 << 20
@@ -39,6 +38,8 @@ class Outgoing:
         self.body = body
         self.chunk = b""
         self.sent = 0
+        #: Seconds in which the client was waited for.
+        self.waited = 0.0
         self._done: Callable[[int], None] | None = done
         self._limit = _SHORTEST
         self._pull: asyncio.Task[bytes] | None = None
@@ -75,10 +76,14 @@ class Outgoing:
 
 
 class Sender:
-    """The addon that pulls chunks. `writer` finds the connection of a client, None when it is gone."""
+    """The addon that pulls chunks. `writer` finds the connection of a client, None when it is gone.
 
-    def __init__(self, writer: Callable[[Client], asyncio.StreamWriter | None]) -> None:
+    Clients have time as `allowance` says: mitmproxy's own time-out rests while a hook runs.
+    """
+
+    def __init__(self, writer: Callable[[Client], asyncio.StreamWriter | None], allowance: Allowance) -> None:
         self._writer = writer
+        self._allowance = allowance
         self._outgoing: dict[str, dict[str, Outgoing]] = {}
 
     def __len__(self) -> int:
@@ -101,15 +106,30 @@ class Sender:
         try:
             if writer is None:
                 raise BodyError("the client left")
-            began = time.monotonic()
-            await drained(writer, CLIENT_PATIENCE)
-            outgoing.chunk = await outgoing.next(fast=time.monotonic() - began < _FAST)
+            outgoing.chunk = await outgoing.next(fast=await self._take(outgoing, writer) < _FAST)
         except Exception as error:  # noqa: BLE001 - whatever it was: what stops short must not look whole
             flow.error = mflow.Error(str(error) or type(error).__name__)
             if writer is not None:
                 _reset_if_unframed(flow, writer)
         if flow.error or not outgoing.chunk:
             await self._finish(flow.client_conn.id, flow.id)
+
+    async def _take(self, outgoing: Outgoing, writer: asyncio.StreamWriter) -> float:
+        """Wait for the client; the seconds that it took. One that is too slow is given up: TimeoutError.
+
+        What it was sent is not left to the kernel to be kept for it: that would be for as long as the client likes.
+        """
+        began = time.monotonic()
+        try:
+            await drained(writer, self._allowance.taking)
+            took = time.monotonic() - began
+            outgoing.waited += took
+            if outgoing.waited > self._allowance.taking + outgoing.sent / self._allowance.slowest:
+                raise TimeoutError("the client took too little for too long")
+        except TimeoutError:
+            writer.transport.abort()
+            raise
+        return took
 
     async def error(self, flow: http.HTTPFlow) -> None:
         """Mitmproxy's hook: the exchange was cut or killed."""

@@ -56,6 +56,7 @@ from pullthrough.resolver import Resolver
 from pullthrough.sending import Sender
 from pullthrough.store import Store, StoreError
 from pullthrough.upstream import Timeouts, Upstream
+from pullthrough.visits import Allowance, Visits
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ _CA_WATCH: Final = 3600.0
 _HOUSEKEEPING: Final = 3600.0
 #: Seconds after which uses are written down at the latest.
 _USES: Final = 5.0
+#: What clients may take. Nobody has asked yet for another, so there is no setting.
+_ALLOWANCE: Final = Allowance()
 #: Open files that are not clients': the index in each thread, listeners, fills.
 _OWN_FILES: Final = 256
 
@@ -83,7 +86,7 @@ _OWN_FILES: Final = 256
 class App:
     """Everything that serves, for one event loop. Make it inside that loop."""
 
-    def __init__(self, settings: Settings, guard: Guard, resolver: Resolver) -> None:
+    def __init__(self, settings: Settings, guard: Guard, resolver: Resolver, allowance: Allowance) -> None:
         # 1. what is known before anybody asks
         self.settings = settings
         self.guard = guard
@@ -151,7 +154,7 @@ class App:
         )
         # 4. the front doors
         connections = Connections(lambda: ctx.master.addons.get("proxyserver").connections)
-        self.sender = Sender(connections.writer)
+        self.sender = Sender(connections.writer, allowance)
         self.door = Door(
             registries=self.registries,
             neighbours=self.inside.neighbours,
@@ -160,7 +163,7 @@ class App:
             parents=self.parents,
             metrics=metrics,
             connections=connections,
-            limit=_most_connections(),
+            visits=Visits(_most_connections(), allowance),
             own_names=frozenset(name for name in _own_names(settings) if self.authority.permits(name)),
             discovery=self._discovery(upstream),
             offline=settings.offline,
@@ -358,17 +361,17 @@ def _trust_file(settings: Settings, leaving: contextlib.ExitStack) -> Path:
     return file
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, allowance: Allowance = _ALLOWANCE) -> int:
     """Run until SIGTERM or SIGINT; the exit code. Raises CAError and TrustError before anything listens."""
     logs.configure(settings.log_format, settings.log_level)
     guard = Guard()
     resolver = Resolver([str(address) for address in settings.resolver])
     with asyncio.Runner(loop_factory=lambda: GuardedEventLoop(guard, resolver.find)) as runner:
-        return runner.run(_serve(settings, guard, resolver))
+        return runner.run(_serve(settings, guard, resolver, allowance))
 
 
-async def _serve(settings: Settings, guard: Guard, resolver: Resolver) -> int:
-    app = App(settings, guard, resolver)
+async def _serve(settings: Settings, guard: Guard, resolver: Resolver, allowance: Allowance) -> int:
+    app = App(settings, guard, resolver, allowance)
     for port in config.ports_without_door(settings):
         log.warning("--dns-listen leads clients of registries on port %d here: add --tls-listen 0.0.0.0:%d", port, port)
     opts = options.Options(mode=_modes(settings))
@@ -452,6 +455,6 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> list[object]:
     settings are not used.
     """
     settings = config.load({}, environ, None)
-    app = App(settings, Guard(), Resolver([str(address) for address in settings.resolver]))
+    app = App(settings, Guard(), Resolver([str(address) for address in settings.resolver]), _ALLOWANCE)
     ctx.options.update(**_MITMPROXY, ssl_verify_upstream_trusted_ca=str(app.trust_file))
     return [app]

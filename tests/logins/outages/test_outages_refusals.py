@@ -25,6 +25,7 @@ from pullthrough.metrics import Metrics
 from pullthrough.page import Page
 from pullthrough.parent import ParentProxies
 from pullthrough.sending import Sender
+from pullthrough.visits import Allowance
 
 # -- what a refusal says
 
@@ -130,7 +131,7 @@ async def test_a_401_to_head_has_no_body(proxy: Inside, alice: str) -> None:
         pulls=proxy.pulls,
         mirror=mirror_of(proxy, registries),
         page=page,
-        sender=Sender(connections.writer),
+        sender=Sender(connections.writer, Allowance()),
         connections=connections,
         patience=1.0,
         guard=guard,
