@@ -36,6 +36,7 @@ def test_the_minor_version_is_the_one_that_was_read() -> None:
         (HttpStream.state_wait_for_request_headers, ["self", "event"]),
         (HttpStream.state_consume_request_body, ["self", "event"]),
         (HttpStream.state_stream_request_body, ["self", "event"]),
+        (HttpStream.handle_protocol_error, ["self", "event"]),
         (HttpStream.handle_connect_regular, ["self"]),
         (HttpStream.handle_connect_finish, ["self"]),
         (HttpStream.check_killed, ["self", "emit_error_hook"]),

@@ -27,12 +27,13 @@ from mitmproxy.proxy.layers.http._events import (
     HttpEvent,
     RequestData,
     RequestHeaders,
+    RequestProtocolError,
     ResponseData,
     ResponseHeaders,
     ResponseProtocolError,
 )
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHeadersHook, HttpResponseHook
-from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 from mitmproxy.proxy.layers.tcp import TCPLayer
 from mitmproxy.proxy.server import ConnectionHandler
@@ -50,8 +51,14 @@ TUNNEL: Final = "pullthrough.tunnel"
 GATHERED: Final = "pullthrough.gathered"
 ABSOLUTE: Final = "pullthrough.absolute"
 
-#: A request head that is longer is refused (RFC 9110 section 5.4 leaves the limit to us; mitmproxy has none).
-_MAX_REQUEST_HEAD: Final = 64 << 10
+#: A head that is longer is refused, a client's (RFC 9110 section 5.4 leaves the limit to us; mitmproxy has none) and an
+#: upstream's.
+_MAX_HEAD: Final = 64 << 10
+#: Lines of a request head. Each costs far more than its bytes; clients send a dozen or two.
+_MAX_LINES: Final = 256
+_BLANK_LINE: Final = re.compile(rb"\n\r?\n")
+#: What mitmproxy says of an answer that it cannot read, and quotes the answer after it.
+_UNREADABLE: Final = ("unexpected server response", "Cannot parse HTTP response")
 #: Bytes of a request's body that is gathered: the form of a token request.
 _MAX_GATHERED: Final = 64 << 10
 #: A Host field that may be repeated in an error.
@@ -114,6 +121,12 @@ class Stream(HttpStream):
             self._visit.moved()
         yield from super().state_stream_request_body(event)
 
+    def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> Commands[None]:
+        """What an upstream sent is not repeated, to nobody: a head has signed URLs and cookies."""
+        if isinstance(event, ResponseProtocolError) and event.message.startswith(_UNREADABLE):
+            event.message = "the upstream sent no valid HTTP answer"
+        yield from super().handle_protocol_error(event)
+
     def handle_connect_regular(self) -> Commands[None]:
         """A tunnel is opened at once, so that the client hears of a failure; else the client speaks first."""
         count = self.flow.metadata.get(TUNNEL)
@@ -174,6 +187,7 @@ class Server(Http1Server):
         self._visit = visit
         self._told: Callable[[], None] | None = None
         self._unread = 0
+        self._lines = 0
 
     def _handle_event(self, event: events.Event) -> Commands[None]:
         """Bound what a client can make us remember: everything that is no body which somebody reads."""
@@ -183,7 +197,7 @@ class Server(Http1Server):
         if isinstance(event, events.DataReceived) and self.state != self.passthrough:
             if self.request is not None and self.request.method in _BODYLESS_METHODS:
                 self._unread += len(event.data)
-            if max(len(self.buf), self._unread) > _MAX_REQUEST_HEAD:
+            if max(len(self.buf), self._unread) > _MAX_HEAD:
                 yield commands.CloseConnection(self.conn)
 
     def _turn(self) -> Callable[[], None]:
@@ -225,11 +239,27 @@ class Server(Http1Server):
                 command.data = error_bytes(400, "the request cannot be understood")
 
         self._unread = 0
-        yield from _watched(super().read_headers(event), explain)
-        if self.state == self.read_headers and len(self.buf) > _MAX_REQUEST_HEAD:
-            yield commands.SendData(self.conn, error_bytes(431, f"the request head exceeds {_MAX_REQUEST_HEAD} bytes"))
+        if isinstance(event, events.DataReceived) and (refused := self._refusal(event.data or bytes(self.buf))):
+            yield commands.SendData(self.conn, refused)
             yield commands.CloseConnection(self.conn)
             self.state = self.done
+            return
+        yield from _watched(super().read_headers(event), explain)
+        if self.state != self.read_headers:
+            self._lines = 0
+
+    def _refusal(self, new: bytes) -> bytes | None:
+        """The answer to a head that is too long, of which `new` just came; None if it is not."""
+        self._lines += new.count(b"\n")
+        if len(self.buf) <= _MAX_HEAD and self._lines <= _MAX_LINES:
+            return None
+        head = _BLANK_LINE.split(bytes(self.buf), maxsplit=1)[0].removesuffix(b"\r")  # a body may follow
+        if len(head) > _MAX_HEAD:
+            line = b"\n" not in head[:_MAX_HEAD]
+            return error_bytes(414 if line else 431, f"the request head exceeds {_MAX_HEAD} bytes")
+        if head.count(b"\n") >= _MAX_LINES:
+            return error_bytes(431, f"the request head has more than {_MAX_LINES} lines")
+        return None
 
 
 class Http(HttpLayer):
@@ -239,6 +269,25 @@ class Http(HttpLayer):
         super().__init__(ctx, mode)
         self._visit = visit
         self.connections[ctx.client] = Server(ctx.fork(), visit)
+
+    def _handle_event(self, event: events.Event) -> Commands[None]:
+        """Bound what an upstream can make us remember: a head, or a chunk's, that does not end."""
+        yield from super()._handle_event(event)
+        if isinstance(event, events.DataReceived) and event.connection is not self.context.client:
+            yield from self._bound(event.connection)
+
+    def _bound(self, server: Connection) -> Commands[None]:
+        handler = self.connections.get(server)
+        reader = handler.context.layers[-1] if handler is not None else None
+        if not isinstance(reader, Http1Client) or len(reader.buf) <= _MAX_HEAD:
+            return
+        reader.buf.maybe_extract_at_most(len(reader.buf))
+        yield commands.CloseConnection(server)
+        stream = self.streams.get(reader.stream_id or 0)
+        if stream is not None:
+            message = f"the head of the upstream's answer exceeds {_MAX_HEAD} bytes"
+            error = ResponseProtocolError(stream.stream_id, message, ErrorCode.GENERIC_SERVER_ERROR)
+            yield from self.event_to_child(stream, error)
 
     def make_stream(self, stream_id: int) -> Commands[None]:
         """Our kind of stream."""
