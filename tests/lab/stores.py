@@ -1,12 +1,9 @@
-"""Stores in folders of their own, blobs to put into them, and the calls that they make on the system."""
+"""Stores in folders of their own, and blobs to put into them."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import sqlite3
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,27 +82,3 @@ def opened(root: Path) -> list[str]:
         with contextlib.suppress(FileNotFoundError):  # the one that lists them
             found.append(str(descriptor.readlink()))
     return [name for name in found if name.startswith(f"{root}/")]
-
-
-class System:
-    """The calls that a store makes on the operating system and on SQLite, counted; `before` may fail one."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.statement = ""
-        self.before: Callable[[int, str], None] = lambda number, name: None
-
-    def call(self, name: str, statement: str = "") -> None:
-        if threading.current_thread().name.startswith("store-"):
-            self.calls.append(name)
-            self.statement = statement
-            self.before(len(self.calls), name)
-
-    def fail_at(self, wanted: int, error: Exception) -> None:
-        """Let the call of this number (from 1) fail, whichever it is: SQLite's in its own way."""
-
-        def before(number: int, name: str) -> None:
-            if number == wanted:
-                raise sqlite3.OperationalError(str(error)) if name == "sql" else error
-
-        self.before = before

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lab.stores import Stores, System
+from lab.stores import Stores
+from lab.system import System
 
 
 @pytest.fixture
@@ -22,24 +20,7 @@ async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
 
 
 @pytest.fixture
-def system(monkeypatch: pytest.MonkeyPatch) -> System:
+def system() -> Iterator[System]:
     system = System()
-    for name in ("pwrite", "fsync", "rename", "ftruncate"):
-        monkeypatch.setattr(os, name, _counted(system, name, getattr(os, name)))
-
-    class Connection(sqlite3.Connection):
-        def execute(self, *args: Any) -> sqlite3.Cursor:
-            system.call("sql", str(args[0]))
-            return super().execute(*args)
-
-    connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, factory=Connection, **options))
-    return system
-
-
-def _counted(system: System, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*args: Any, **options: Any) -> Any:
-        system.call(name)
-        return real(*args, **options)
-
-    return call
+    with system.installed():
+        yield system

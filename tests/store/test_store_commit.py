@@ -7,30 +7,19 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import threading
 from pathlib import Path
 
 import pytest
 
 from lab.deadline import eventually
-from lab.stores import Stores, System, blob, content, files, fill, opened
+from lab.stores import Stores, blob, content, files, fill, opened
+from lab.system import System
 from pullthrough.core.digest import Digest
-from pullthrough.store import Fate, Filling, Store, StoreError, Taken
+from pullthrough.store import Fate, Filling, StoreError, Taken
 from pullthrough.store import files as store_files
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
-
-
-async def sound(store: Store, root: Path, *blobs: bytes) -> None:
-    """Each of the blobs is there whole or not at all, and there is nothing else."""
-    await store.usage()  # opens it
-    assert await asyncio.to_thread(store.tidied.wait, 20)
-    held = [await content(store, Digest.of(one)) for one in blobs]
-    assert all(found in (None, one) for found, one in zip(held, blobs, strict=True))
-    whole = [found for found in held if found is not None]
-    assert await store.usage() == (sum(map(len, whole)), len(whole))
-    assert len(files(root)) == len(whole)
 
 
 @pytest.mark.parametrize("size", [0, 1, 400, 401, 5000])
@@ -86,33 +75,6 @@ async def test_putting_what_is_there_changes_nothing(stores: Stores) -> None:
     assert files(stores.root, "partial") == []
 
 
-async def test_every_single_failure_leaves_nothing_or_a_whole_blob(stores: Stores, system: System) -> None:
-    old, one, small = blob("old"), blob("one", 1500), blob("small", 10)
-
-    async def work(number: int) -> int:
-        """One store, of whose calls one fails. How many were there?"""
-        root = stores.root / str(number)
-        store = stores(root=root)
-        await fill(store, old)
-        done = len(system.calls)
-        system.fail_at(done + number, FULL)
-        for attempt in (fill(store, one), store.put(Digest.of(small), small), store.link("repo", Digest.of(one))):
-            with contextlib.suppress(StoreError):
-                await attempt
-        calls = len(system.calls) - done
-        system.before = lambda number, name: None
-        await sound(store, root, old, one, small)
-        await fill(store, one)
-        assert await content(store, Digest.of(one)) == one, f"after call {number} failed, the next fill succeeds"
-        await store.aclose()
-        return calls
-
-    total = await work(0)
-    assert total > 20
-    for number in range(1, total + 1):
-        await work(number)
-
-
 @pytest.mark.parametrize("number", range(1, 300, 17))
 async def test_a_failure_while_opening_is_no_end(stores: Stores, system: System, number: int) -> None:
     store, one = stores(), blob("opening")
@@ -123,31 +85,6 @@ async def test_a_failure_while_opening_is_no_end(stores: Stores, system: System,
     await fill(store, one)
     assert await content(store, Digest.of(one)) == one
     assert stores.health.status == "ok"
-
-
-async def test_a_crash_at_any_moment_leaves_nothing_or_a_whole_blob(
-    stores: Stores, system: System, tmp_path: Path
-) -> None:
-    old, one, small = blob("old"), blob("one", 1500), blob("small", 10)
-    store = stores()
-    await fill(store, old)
-    copies = []
-
-    def copy(number: int, name: str) -> None:
-        copies.append(shutil.copytree(stores.root, tmp_path / f"{number}-{name}"))
-
-    system.before = copy
-    await fill(store, one)
-    await store.put(Digest.of(small), small)
-    system.before = lambda number, name: None
-    assert {"pwrite", "fsync", "rename", "sql"} <= {root.name.partition("-")[2] for root in copies}
-    for root in copies:
-        after = stores(root=root)
-        assert await content(after, Digest.of(old)) == old
-        await sound(after, root, old, one, small)
-        await fill(after, one)
-        await sound(after, root, old, one, small)
-        await after.aclose()
 
 
 async def test_a_fill_is_resumed_after_a_restart(stores: Stores) -> None:

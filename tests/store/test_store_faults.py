@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from lab.stores import MIB, Stores, System, blob, content, files, fill, opened
+from lab.stores import MIB, Stores, blob, content, files, fill, opened
+from lab.system import System
 from pullthrough.core.digest import Digest
 from pullthrough.messages import BodyError
 from pullthrough.store import Store, StoreError

@@ -310,6 +310,7 @@ class Store:
             if self._opened is None:
                 self._unopened.check()
                 files = BlobFiles(self._root)
+                files.drop_unsynced()
                 index, generation = self._open_index()
                 spared = functools.partial(self._spared, Shelf(files, index))
                 room = Room(files, index, self.size, self._min_free, spared)
@@ -357,12 +358,13 @@ class Store:
         self._use(None)
 
     def _tidy(self, files: BlobFiles, index: Index) -> None:
-        """Give every blob its place in the order of use, and every file a row.
+        """See that every row has its file and its place in the order of use, and every file its row.
 
-        A crash between rename and row leaves a file without one; so does an index that was given up.
+        A crash between rename and row leaves a file without one; so does an index that was given up. Rows first: a
+        file is not needed where there is another.
         """
         self._use(index)
-        index.enlist(lambda: not self._closing)
+        index.enlist(lambda: not self._closing, files.present)
         for name in files.blobs():
             if self._closing:
                 return
@@ -441,9 +443,11 @@ def _commit(parts: _Parts, partial: Partial) -> None:
 def _end(parts: _Parts, partial: Partial, keep: bool) -> None:
     with partial.busy:
         parts.room.release(partial)
-        if not (keep and partial.resumable):
-            partial.discard()
-        partial.unlock()
+        try:
+            if not (keep and partial.resumable):
+                partial.discard()
+        finally:
+            partial.unlock()
 
 
 def _put(parts: _Parts, digest: Digest, content: bytes) -> bool:
@@ -454,14 +458,19 @@ def _put(parts: _Parts, digest: Digest, content: bytes) -> bool:
         partial = parts.files.partial(digest)
     except Taken:
         partial = parts.files.aside(digest)
-    try:
-        os.ftruncate(partial.fd, 0)
-        parts.room.reserve(partial, len(content))
-        partial.write(content)
-        _commit(parts, partial)
-        return True
-    finally:
-        _end(parts, partial, keep=False)
+    with contextlib.closing(partial):
+        try:
+            os.ftruncate(partial.fd, 0)
+            parts.room.reserve(partial, len(content))
+            partial.write(content)
+            _commit(parts, partial)
+        finally:
+            _end(parts, partial, keep=False)
+    return True
+
+
+def _close_partial(partial: Partial | None) -> None:
+    if partial is not None:
         partial.close()
 
 

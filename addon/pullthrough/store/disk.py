@@ -144,6 +144,18 @@ class Rows(diskcache.Cache):  # type: ignore[misc]
         """Give the row of an adopted file another tag. To set the row anew would delete the file."""
         self._sql("UPDATE Cache SET tag = ? WHERE key = ? AND raw = 1 AND filename = ?", (tag, key, name))
 
+    def delete_file(self, key: str, name: str) -> bool:
+        """Delete the row of the adopted file `name`, and then the file. False if the key has another one, or none.
+
+        Not to be had by looking and deleting in one `transact`: there diskcache deletes the file before COMMIT, and a
+        crash leaves a row without its file.
+        """
+        delete = "DELETE FROM Cache WHERE key = ? AND raw = 1 AND filename = ?"
+        done: bool = self._sql(delete, (key, name)).rowcount == 1
+        if done:
+            self._disk.remove(name)
+        return done
+
 
 def _make_private(file: Path) -> None:
     """SQLite goes by the umask, and gives the permissions of this file to those beside it.

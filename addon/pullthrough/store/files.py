@@ -25,6 +25,8 @@ from pullthrough.store import names
 from pullthrough.store.faults import Taken
 
 _PARTIAL: Final = "partial"
+#: Says in which run of the machine the partials were written.
+_BOOT: Final = "boot"
 _REHASH_CHUNK: Final = 1 << 20
 #: Bytes of somebody else's fill that are taken over in one step: readers see them after it.
 _STEP: Final = 16 << 20
@@ -33,6 +35,8 @@ _SIZE: Final = "user.pullthrough.size"
 #: Permissions of everything below the data directory: cached images may be private.
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
+#: Another text each time the machine is started. Where the system has no such file, partials outlive a start.
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 #: A blob that is no file of its own (a link, a folder) is as good as gone.
 _NO_FILE: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO))
 
@@ -155,15 +159,17 @@ class BlobFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        _make_folder(root / names.BLOBS)
-        _make_folder(root / _PARTIAL)
+        #: Folders of which is known that a power failure leaves them where they are.
+        self._durable: set[Path] = set()
+        for folder in (names.BLOBS, _PARTIAL):
+            self._make_folder(root / folder)
 
     # -- partials
 
     def partial(self, digest: Digest) -> Partial:
         """Open the partial file of `digest`, an earlier one if there is one. `Taken` while somebody else fills it."""
         path = self._partial(digest)
-        _make_folder(path.parent)
+        self._make_folder(path.parent)
         fd = _locked(path)
         if fd is None:
             raise Taken
@@ -223,6 +229,23 @@ class BlobFiles:
             os.close(fd)
         return True
 
+    def drop_unsynced(self) -> None:
+        """Delete what earlier fills left, if the machine was started anew since.
+
+        Nothing of a partial was synced. After a power failure it may be as long as it was and hold zeros: the fill
+        that goes on with it would come to the wrong digest at the end, and its clients would have to pull again.
+        """
+        marker, boot = self.root / _BOOT, _text(_BOOT_ID)
+        if boot is None or _text(marker) == boot:
+            return
+        for path in self.partials():
+            self.drop_partial(path)
+        fd = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, _FILE_MODE)
+        try:
+            os.write(fd, boot.encode())
+        finally:
+            os.close(fd)
+
     # -- blobs
 
     def commit(self, partial: Partial) -> str:
@@ -232,7 +255,7 @@ class BlobFiles:
         os.fsync(partial.fd)
         name = names.fresh(partial.digest)
         target = self.root / name
-        _make_folder(target.parent)
+        self._make_folder(target.parent)
         partial.path.rename(target)
         try:
             _fsync_folder(target.parent)
@@ -254,6 +277,16 @@ class BlobFiles:
             return fd
         os.close(fd)
         return None
+
+    def present(self, name: str, size: int) -> bool:
+        """Is there a file of `size` bytes under this name?"""
+        try:
+            status = (self.root / name).stat(follow_symlinks=False)
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                return False
+            raise
+        return stat.S_ISREG(status.st_mode) and status.st_size == size
 
     def holds(self, fd: int, digest: Digest) -> bool:
         """Is the whole file this blob?"""
@@ -297,13 +330,36 @@ class BlobFiles:
         status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
 
+    def _make_folder(self, folder: Path) -> None:
+        """Make what is missing of `folder`, so that it is still there after a power failure.
 
-def _make_folder(folder: Path) -> None:
+        Also of one that is there: whoever made it may have died, or not be done yet. What is above `root` is the
+        operator's.
+        """
+        if folder in self._durable and folder.is_dir():
+            return
+        if folder == self.root:
+            _make_private_folder(folder)
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+        _fsync_folder(folder.parent)
+        self._durable.add(folder)
+
+
+def _make_private_folder(folder: Path) -> None:
     """Make what is missing of `folder`; `parents` of mkdir would make those between with the umask's mode."""
     if not folder.is_dir():
         if folder.parent != folder:
-            _make_folder(folder.parent)
+            _make_private_folder(folder.parent)
         folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text("ascii", errors="replace").strip()
+    except OSError:
+        return None
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -327,11 +383,11 @@ def _locked(path: Path, *, create: bool = True) -> int | None:
             return None
         try:
             locked = _lock(fd, fcntl.LOCK_EX)
-        except OSError:
+            if locked and _same_file(fd, path):
+                return fd
+        except BaseException:
             os.close(fd)
             raise
-        if locked and _same_file(fd, path):
-            return fd
         os.close(fd)  # if it is locked, it was committed or deleted between open and lock: it may be somebody's blob
         if not locked:
             return None

@@ -114,10 +114,10 @@ class Index:
 
         Links stay: they are facts about the upstream.
         """
-        with self._blobs.transact():
-            if only is not None and self.find(digest) != only:
-                return False
+        if only is None:
             self._blobs.delete(str(digest))
+        elif not self._blobs.delete_file(str(digest), only.name):
+            return False
         self._recency.delete(str(digest))
         return True
 
@@ -198,13 +198,21 @@ class Index:
                 return digest, _use_of(used).last
             self._recency.delete(key)
 
-    def enlist(self, going_on: Callable[[], bool]) -> None:
-        """Give every blob a place in the order: one that has none (that database was lost) would never be evicted."""
+    def enlist(self, going_on: Callable[[], bool], present: Callable[[str, int], bool]) -> None:
+        """Forget blobs whose file is not `present`, and give every other one a place in the order of use.
+
+        A power failure can take back that a row was deleted, and not that its file was; a blob that has no place
+        (that database was lost) would never be evicted.
+        """
         for key in self._blobs:
             if not going_on():
                 return
-            if Digest.parse(key) is None:
+            digest = Digest.parse(key)
+            row = self.find(digest) if digest is not None else None
+            if digest is None:
                 self._blobs.delete(key)
+            elif row is not None and not present(row.name, row.size):
+                self.drop(digest, row)
             elif key not in self._recency:
                 self._recency.add(key, [int(time.time()), 0])
 
