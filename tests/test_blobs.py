@@ -1,6 +1,8 @@
 """Blobs for those who may have them, from the store, from a flight or from upstream."""
 
 import asyncio
+import errno
+import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -163,6 +165,27 @@ async def test_a_client_that_leaves_before_the_upstream_answers(proxy: Inside, d
     await proxy.landed()
 
     assert await proxy.has(digest)
+
+
+@pytest.mark.parametrize("wanted", [None, "bytes=100-"])
+@pytest.mark.parametrize("fails", ["at once", "in the middle"])
+async def test_a_disk_that_fails_under_a_hit_is_not_the_clients_trouble(
+    proxy: Inside, digest: str, fails: str, wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cached(proxy, digest)
+    real, first = os.pread, [fails == "in the middle"]
+
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        if first and first.pop():
+            return real(fd, size // 2, offset)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", pread)
+    got = await proxy.get(at(digest), range=wanted)
+    monkeypatch.undo()
+
+    assert (got.status, got.body) == ((206, DATA[100:]) if wanted else (200, DATA))
+    assert not await proxy.has(digest), "it is fetched again"
 
 
 # -- access

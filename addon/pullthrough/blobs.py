@@ -18,6 +18,7 @@ from pullthrough.core.digest import Digest
 from pullthrough.core.headers import Headers
 from pullthrough.core.policy import Facts, Step, plan
 from pullthrough.core.routes import Route
+from pullthrough.direct import Backed, Direct
 from pullthrough.fetch import (
     NOT_YOU,
     UNMIRRORED,
@@ -128,7 +129,8 @@ class Blobs:
                 case Step.SERVE if stored:
                     blob = await self._store.open(digest)
                     if blob is not None:
-                        return self._content(request, blob, digest, CacheStatus(hit=True))
+                        backed = Backed(blob, Direct(self._upstream, source, digest))
+                        return self._content(request, backed, digest, CacheStatus(hit=True))
                 case _:
                     answer = await self._fetch(request, source, digest, word, entitled=step is Step.SERVE)
                     if answer is not None:

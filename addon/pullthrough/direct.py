@@ -1,4 +1,4 @@
-"""One reader alone with the upstream, past a store that failed.
+"""One reader alone with the upstream, past a store that failed, from the start or in the middle of a blob.
 
 Responsible for bytes at the offsets that the reader wants, in its own name. Must not know flights. Nothing is stored,
 and nothing verified: the client has what it would have had without us.
@@ -6,10 +6,15 @@ and nothing verified: the client has what it would have had without us.
 
 from __future__ import annotations
 
+import logging
+
 from pullthrough.core.digest import Digest
 from pullthrough.fetch import Fetch, Refused, Source, Unsuitable
 from pullthrough.messages import BodyError
+from pullthrough.store import StoredBlob
 from pullthrough.upstream import Upstream, UpstreamError
+
+log = logging.getLogger(__name__)
 
 
 class Direct:
@@ -49,3 +54,28 @@ class Direct:
         fetch, self._fetch = self._fetch, None
         if fetch is not None:
             fetch.close()
+
+
+class Backed:
+    """A stored blob whose reader goes on alone when the disk does not give it any more."""
+
+    def __init__(self, blob: StoredBlob, direct: Direct) -> None:
+        self.size = blob.size
+        self._blob = blob
+        self._direct = direct
+
+    async def read_at(self, offset: int, limit: int) -> bytes:
+        """1 to `limit` bytes from `offset`; b"" at the end. BodyError if the upstream has none either."""
+        try:
+            data = await self._blob.read_at(offset, limit)
+        except BodyError as error:
+            log.warning("%s: the rest of it comes from the upstream", error)
+        else:
+            if data or offset >= self.size:
+                return data
+        return await self._direct.read_at(offset, limit, self.size)
+
+    def close(self) -> None:
+        """Let go of both. Safe to call twice."""
+        self._blob.close()
+        self._direct.close()
