@@ -32,7 +32,7 @@ KILLED = 41
 #: Ways for a call to fail.
 FAULTS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)
 #: The steps that do not end the store.
-LASTING = 16
+LASTING = 13
 
 
 @pytest.fixture
