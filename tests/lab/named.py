@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lab import baddisk
 from lab.names import NameFile, resolver
 
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
     if allowance := os.environ.get("LAB_ALLOWANCE"):
         wiring: Any = importlib.import_module("pullthrough.wiring")
         wiring.serve = functools.partial(wiring.serve, allowance=wiring.Allowance(**json.loads(allowance)))
+    baddisk.install()
     sys.argv = ["pullthrough", *rest]
     importlib.import_module("pullthrough.cli").main()
 

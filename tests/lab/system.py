@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import pytest
 
@@ -57,9 +57,13 @@ class System:
 
         def before(number: int, name: str) -> None:
             if number == wanted:
-                raise _as_sqlite_says(error) if name == "sql" else error
+                self.refuse(error)
 
         self.before = before
+
+    def refuse(self, error: OSError) -> NoReturn:
+        """Let the call that is about to be made fail."""
+        raise _as_sqlite_says(error) if self.calls[-1] == "sql" else error
 
     def fail_no_more(self) -> None:
         """All calls are made again."""

@@ -55,7 +55,7 @@ class _Parts:
     room: Room
     spared: Callable[[Digest], bool]
     #: Of the databases (`repair.generation`).
-    generation: int
+    generation: repair.Generation
 
     @property
     def shelf(self) -> Shelf:
@@ -131,6 +131,7 @@ class Store:
         self._used = threading.local()
         #: Is the look at all files over that follows each opening?
         self.tidied = threading.Event()
+        self._tidying = threading.Lock()
 
     # -- the calls that everybody makes
 
@@ -279,6 +280,8 @@ class Store:
         self._failed = None
         self._health.recovered("store")
         self._health.recovered("index")
+        if not self.tidied.is_set() and not self._tidying.locked():  # something failed in the middle of it
+            self._fill.spawn(self._tidy)
 
     def _ill(self, error: StoreError, failed: Rest) -> None:
         """Tell health, if `error` is news for an operator."""
@@ -305,8 +308,8 @@ class Store:
     def _parts(self) -> _Parts:
         """Open the store when it is first needed, and again when that failed: a disk can come back."""
         with self._opening:
-            if self._opened is not None and self._opened.generation != repair.generation(self._root):
-                self._opened = None  # another process put databases aside, and what is written there is lost
+            if self._opened is not None and self._outdated(self._opened):
+                self._opened = None
             if self._opened is None:
                 self._unopened.check()
                 files = BlobFiles(self._root)
@@ -316,14 +319,21 @@ class Store:
                 room = Room(files, index, self.size, self._min_free, spared)
                 self._opened = _Parts(files, index, room, spared, generation)
                 self.tidied.clear()
-                self._fill.spawn(lambda: self._tidy(files, index))
+                self._fill.spawn(self._tidy)
             return self._opened
+
+    def _outdated(self, parts: _Parts) -> bool:
+        """Did another process put databases aside, or is the folder another one? What is written there is lost."""
+        try:
+            return parts.generation != repair.generation(self._root)
+        except OSError:  # nobody can tell, and whoever ends a fill must come to its end
+            return False
 
     def _spared(self, shelf: Shelf, digest: Digest) -> bool:
         """May it not be evicted?"""
         return self._holds.spare(digest) or digest in self._kept(shelf)
 
-    def _open_index(self) -> tuple[Index, int]:
+    def _open_index(self) -> tuple[Index, repair.Generation]:
         """The index, and the generation of its databases."""
         with repair.alone(self._root):
             repair.put_aside_unusable(self._root, folders(self._root), thorough=False)
@@ -357,20 +367,26 @@ class Store:
         """A thread's last act."""
         self._use(None)
 
-    def _tidy(self, files: BlobFiles, index: Index) -> None:
+    def _tidy(self) -> None:
         """See that every row has its file and its place in the order of use, and every file its row.
 
         A crash between rename and row leaves a file without one; so does an index that was given up. Rows first: a
         file is not needed where there is another.
         """
-        self._use(index)
-        index.enlist(lambda: not self._closing, files.present)
-        for name in files.blobs():
-            if self._closing:
+        with self._tidying:
+            parts = self._opened
+            if parts is None or self.tidied.is_set():
                 return
-            if not index.owns(name):
-                files.settle(name, index.owns, index.rediscover)
-        self.tidied.set()
+            files, index = parts.files, parts.index
+            self._use(index)
+            index.enlist(lambda: not self._closing, files.present)
+            for name in files.blobs():
+                if self._closing:
+                    return
+                if not index.owns(name):
+                    files.settle(name, index.owns, index.rediscover)
+            if self._opened is parts:
+                self.tidied.set()
 
     def _open(self, parts: _Parts, digest: Digest) -> tuple[int, int] | None:
         while (row := parts.index.find(digest)) is not None:
@@ -467,11 +483,6 @@ def _put(parts: _Parts, digest: Digest, content: bytes) -> bool:
         finally:
             _end(parts, partial, keep=False)
     return True
-
-
-def _close_partial(partial: Partial | None) -> None:
-    if partial is not None:
-        partial.close()
 
 
 def _close_partial(partial: Partial | None) -> None:

@@ -29,6 +29,9 @@ _LOCK: Final = "lock"
 _PROBES: Final = ("SELECT key, value FROM Settings LIMIT 1", "SELECT key, raw, tag, filename FROM Cache LIMIT 1")
 _FOREIGN: Final = "SELECT 1 FROM Cache WHERE raw = 0 OR typeof(key) <> 'text' LIMIT 1"
 
+#: The file that is locked, and how often databases were put aside: it is longer by one byte each time.
+type Generation = tuple[int, int, int] | None
+
 log = logging.getLogger(__name__)
 
 
@@ -39,11 +42,15 @@ def alone(root: Path) -> Iterator[None]:
         yield
 
 
-def generation(root: Path) -> int:
-    """How often databases below `root` were put aside. A process that opened them before has what nobody else reads."""
+def generation(root: Path) -> Generation:
+    """Which databases those below `root` are. A process that opened others has what nobody else reads.
+
+    They change when some are put aside, and when the folder is deleted, unmounted, or mounted again.
+    """
     with contextlib.suppress(FileNotFoundError):
-        return (root / _LOCK).stat().st_size
-    return 0
+        status = (root / _LOCK).stat()
+        return status.st_dev, status.st_ino, status.st_size
+    return None
 
 
 def put_aside_unusable(root: Path, folders: Sequence[Path], *, thorough: bool) -> bool:
@@ -54,7 +61,8 @@ def put_aside_unusable(root: Path, folders: Sequence[Path], *, thorough: bool) -
     damage = {folder: reason for folder in folders if (reason := _damage(folder / DBNAME, thorough=thorough))}
     for folder, reason in damage.items():
         place = _put_aside(root, folder)
-        os.truncate(root / _LOCK, generation(root) + 1)  # longer by a hole: that takes no room on a disk that is full
+        # Longer by a hole: that takes no room on a disk that is full.
+        os.truncate(root / _LOCK, (root / _LOCK).stat().st_size + 1)
         log.warning("the index in %s %s; it was moved to %s, and a new one is made", folder, reason, place)
     return bool(damage)
 
