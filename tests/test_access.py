@@ -13,6 +13,7 @@ from lab.memory import Clock, Memory, remembering
 from pullthrough import access as module
 from pullthrough.access import Access
 from pullthrough.core.digest import Digest
+from pullthrough.facts import LASTING
 from pullthrough.messages import Registry, Repository
 
 APP = Repository(Registry("https", "registry.test", 443), "team/app")
@@ -329,3 +330,38 @@ async def _history(folder: Path, steps: list[str]) -> None:
                     asked, best = [], -1.0
             assert access.granted(b"p", APP) == (best >= 0 and best + TTL > clock.time)
             assert await access.remembered(b"p", APP) == (heard >= 0)
+
+
+# -- the operator's word
+
+
+async def vouch(memory: Memory, principal: bytes) -> None:
+    await memory.store.note(dict(module.vouched(principal, APP, memory.clock())))
+
+
+async def test_whom_the_operator_vouches_for_is_remembered_beyond_the_grace(access: Access, memory: Memory) -> None:
+    await vouch(memory, b"p")
+    memory.clock.time += 2 * GRACE
+
+    assert await access.remembered(b"p", APP)
+    assert not access.granted(b"p", APP), "the upstream is asked as ever"
+    for principal, repository in ((b"q", APP), (b"p", OTHER), (b"p", PLAIN)):
+        assert not await access.remembered(principal, repository)
+    memory.clock.time += LASTING
+    assert not await access.remembered(b"p", APP)
+
+
+async def test_a_refusal_ends_the_operator_s_word(access: Access, memory: Memory) -> None:
+    await vouch(memory, b"p")
+    access.revoke(b"q", APP)
+    assert await access.remembered(b"p", APP)
+    access.revoke(b"p", APP)
+
+    assert not await access.remembered(b"p", APP)
+    assert not await (await restarted(memory)).remembered(b"p", APP)
+
+
+async def test_without_grace_the_operator_s_word_counts_for_nothing(memory: Memory, clock: Clock) -> None:
+    await vouch(memory, b"p")
+
+    assert not await Access(memory.facts, clock, ttl=TTL, grace=0).remembered(b"p", APP)

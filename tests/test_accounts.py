@@ -491,3 +491,26 @@ async def test_nothing_but_fingerprints_is_kept(accounts: Accounts, memory: Memo
     on_disk, in_memory = memory.content(), repr([vars(accounts), vars(memory.facts)]).encode()
     assert [text for text in secrets + digests if text in on_disk] == []
     assert [text for text in secrets + digests if text in in_memory] == []
+
+
+# -- the operator's word
+
+
+async def test_the_operator_vouches_for_anonymous_clients_of_a_registry(
+    accounts: Accounts, memory: Memory, clock: Clock
+) -> None:
+    anybody = accounts.anonymous(REGISTRY)
+    assert not await accounts.remembered(REGISTRY, anybody)
+    await memory.store.note(dict(module.vouched(SECRET, REGISTRY, memory.clock())))
+    memory.clock.time += 2 * GRACE
+
+    assert await accounts.remembered(REGISTRY, anybody)
+    assert not await accounts.remembered(OTHER, accounts.anonymous(OTHER))
+    assert not await accounts.remembered(REGISTRY, await alice(accounts))
+    assert not await make(memory, clock, grace=0).remembered(REGISTRY, anybody)
+    assert not await make(memory, clock, secret=b"another").remembered(REGISTRY, anybody)
+
+
+def test_who_the_operator_vouches_for_is_who_asks_with_a_token_for_anybody(accounts: Accounts) -> None:
+    assert module.anonymous(SECRET, REGISTRY) == accounts.anybody(REGISTRY)[1]
+    assert module.anonymous(b"another", REGISTRY) != accounts.anybody(REGISTRY)[1]

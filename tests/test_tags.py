@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from lab.memory import Memory
 from pullthrough import tags as module
 from pullthrough.core.digest import Digest
 from pullthrough.core.media import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from pullthrough.facts import LASTING
 from pullthrough.messages import Registry, Repository
+from pullthrough.store.opened import opened
 from pullthrough.tags import Tags
 
 APP = Repository(Registry("https", "registry.test", 443), "team/app")
@@ -276,3 +280,107 @@ async def test_a_row_that_names_no_digest_is_none(tags: Tags, memory: Memory) ->
         assert await tags.last(APP, "latest", ACCEPT) is None
     memory.rows().change(key, f'[{now}, 1e9, ["{NEW}", 0]]')
     assert await tags.last(APP, "latest", ACCEPT) == NEW
+
+
+# -- what an archive said
+
+
+async def brought(memory: Memory, digest: Digest, tag: str = "latest") -> None:
+    await memory.store.note(dict(module.brought(APP, tag, digest, memory.clock())))
+
+
+async def test_what_was_imported_counts_for_a_tag_that_nobody_saw(tags: Tags, memory: Memory) -> None:
+    await brought(memory, NEW)
+
+    assert await tags.brought(APP, "latest") == NEW
+    for repository, tag in ((APP, "v1"), (OTHER, "latest"), (PLAIN, "latest")):
+        assert await tags.brought(repository, tag) is None
+    assert await tags.last(APP, "latest", ACCEPT) is None, "nobody said who gets it"
+
+
+async def test_an_import_takes_the_place_of_what_was_seen_before(tags: Tags, memory: Memory) -> None:
+    await tags.seen(APP, "latest", ACCEPT, OLD, tags.now())
+    memory.clock.time += 1
+    await brought(memory, NEW)
+
+    assert await tags.last(APP, "latest", ACCEPT) is None
+    assert await tags.brought(APP, "latest") == NEW
+
+
+async def test_what_the_upstream_says_later_takes_the_place_of_an_import(tags: Tags, memory: Memory) -> None:
+    await brought(memory, OLD)
+    memory.clock.time += 1
+    await tags.seen(APP, "latest", ACCEPT, NEW, tags.now())
+
+    assert await tags.last(APP, "latest", ACCEPT) == NEW
+    assert await tags.brought(APP, "latest") is None
+    await memory.facts.flush()
+    assert await Tags(await memory.restart(), WEEK, memory.clock).last(APP, "latest", ACCEPT) == NEW
+
+
+async def test_an_answer_to_a_question_from_before_the_import_does_not(tags: Tags, memory: Memory) -> None:
+    asked = tags.now()
+    memory.clock.time += 1
+    await brought(memory, NEW)
+    await tags.seen(APP, "latest", ACCEPT, OLD, asked)
+
+    assert await tags.last(APP, "latest", ACCEPT) is None
+    assert await tags.brought(APP, "latest") == NEW
+
+
+async def test_what_was_imported_ends_with_the_tag_for_as_long_as_it_would_count(tags: Tags, memory: Memory) -> None:
+    await brought(memory, OLD)
+    memory.clock.time += 1
+    tags.gone(APP, "latest")
+    assert await tags.brought(APP, "latest") is None
+    memory.clock.time += 2 * WEEK
+    assert await tags.brought(APP, "latest") is None
+
+    await brought(memory, NEW, "v2")
+    tags.gone(APP, "v2")
+    memory.clock.time += 1
+    await brought(memory, NEW, "v2")
+    assert await tags.brought(APP, "v2") == NEW, "imported after it was gone"
+
+
+async def test_what_was_imported_lasts_longer_than_what_was_seen_but_not_for_ever(tags: Tags, memory: Memory) -> None:
+    await brought(memory, NEW)
+    memory.clock.time += LASTING - 1
+    assert await tags.brought(APP, "latest") == NEW
+    memory.clock.time += 1
+    assert await tags.brought(APP, "latest") is None
+
+
+async def test_where_nothing_may_be_stale_an_import_names_nothing(memory: Memory) -> None:
+    await brought(memory, NEW)
+
+    assert await Tags(memory.facts, 0, memory.clock).brought(APP, "latest") is None
+
+
+@pytest.mark.parametrize("planted", [None, [], ["sha256:no", 5.0], [str(NEW)], [5.0, str(NEW)], {"a": 1}])
+async def test_what_is_no_import_names_nothing(tags: Tags, memory: Memory, planted: object) -> None:
+    await brought(memory, NEW)
+    [key] = memory.rows().keys()
+    memory.rows().change(key, json.dumps([memory.clock(), WEEK, planted]))
+
+    assert await tags.brought(APP, "latest") is None
+
+
+async def test_the_latest_counts_for_who_looks_after_the_store(tags: Tags, memory: Memory) -> None:
+    def known() -> dict[str, Digest]:
+        with opened(memory.root) as shelf:
+            return module.tags_of(str(APP), shelf.index.facts)
+
+    await tags.seen(APP, "seen", ACCEPT, OLD, tags.now())
+    await memory.facts.flush()
+    memory.clock.time += 1
+    for tag in ("seen", "brought", "gone"):
+        await brought(memory, NEW, tag)
+    memory.clock.time += 1
+    tags.gone(APP, "gone")
+    await memory.facts.flush()
+    assert known() == {"seen": NEW, "brought": NEW}
+
+    await tags.seen(APP, "brought", ACCEPT, OLD, tags.now())
+    await memory.facts.flush()
+    assert known() == {"seen": NEW, "brought": OLD}

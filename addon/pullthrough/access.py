@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable
 from typing import Final
 
 from pullthrough.core.digest import Digest
-from pullthrough.facts import Facts
+from pullthrough.facts import LASTING, Facts, Row, row_of
 from pullthrough.messages import Repository
 
 #: Grants that are remembered; beyond, the oldest go, and their holders are checked anew.
@@ -63,13 +63,16 @@ class Access:
 
     async def remembered(self, principal: bytes, repository: Repository) -> bool:
         """May `principal` be given cached content of `repository` while the upstream cannot be asked?"""
-        return await self._facts.get(_fact(principal, repository), self._grace) is True
+        if await self._facts.get(_fact(principal, repository), self._grace) is True:
+            return True
+        return self._grace > 0 and await self._facts.get(_vouched(principal, repository)) is True
 
     def revoke(self, principal: bytes, repository: Repository) -> None:
         """The upstream refused: forget what it allowed before, and what it was asked before."""
         self._until.pop((principal, repository), None)
         self._refused.note((principal, repository), self._clock())
         self._facts.drop(_fact(principal, repository))
+        self._facts.drop(_vouched(principal, repository))
 
     def changed(self, repository: Repository, digest: Digest) -> None:
         """The upstream deleted or replaced `digest` in `repository` just now."""
@@ -89,9 +92,25 @@ class Access:
         return asked <= self._changed.last((repository, digest))
 
 
+def vouched(principal: bytes, repository: Repository, now: float) -> dict[str, Row]:
+    """To be noted in the store: the operator says that `principal` may have `repository` when nobody can be asked.
+
+    From `now` on (seconds since the epoch), until the upstream refuses it.
+    """
+    return {_vouched(principal, repository): row_of(now, LASTING, True)}
+
+
 def _fact(principal: bytes, repository: Repository) -> str:
     """Both as one fingerprint: what is on disk names nobody."""
-    return f"grant {hashlib.sha256(principal + str(repository).encode()).hexdigest()}"
+    return f"grant {_fingerprint(principal, repository)}"
+
+
+def _vouched(principal: bytes, repository: Repository) -> str:
+    return f"vouched {_fingerprint(principal, repository)}"
+
+
+def _fingerprint(principal: bytes, repository: Repository) -> str:
+    return hashlib.sha256(principal + str(repository).encode()).hexdigest()
 
 
 class _Times[K: Hashable]:

@@ -20,7 +20,7 @@ from pullthrough.core import credentials, localtoken
 from pullthrough.core.credentials import Claim
 from pullthrough.core.headers import Headers
 from pullthrough.core.localtoken import LocalToken
-from pullthrough.facts import Facts
+from pullthrough.facts import LASTING, Facts, Row, row_of
 from pullthrough.messages import Registry, Request
 
 #: Seconds for which a token of ours may be used: as docker counts at least.
@@ -75,7 +75,7 @@ class Accounts:
     def __init__(
         self, secret: bytes, facts: Facts, clock: Callable[[], float], now: Callable[[], float], *, grace: float
     ) -> None:
-        self._fingerprints = hmac.digest(secret, b"fingerprints", "sha256")
+        self._fingerprint = _Fingerprints(secret)
         self._signing = hmac.digest(secret, b"local tokens", "sha256")
         self._facts = facts
         self._clock = clock
@@ -104,8 +104,7 @@ class Accounts:
 
     def principal(self, account: bytes, headers: Headers) -> bytes:
         """The account as it shows itself with these fields: others than the token's may decide as well."""
-        fields = (part for field in headers.without("Authorization").credentials() for part in field)
-        return self._fingerprint("account", account.hex(), *fields)
+        return _principal(self._fingerprint, account, headers)
 
     def _local(self, request: Request, text: str, repository: str) -> Caller:
         token = localtoken.read(self._signing, text, self._now())
@@ -129,12 +128,15 @@ class Accounts:
         return self._claimed(registry, claim)
 
     def _claimed(self, registry: Registry, claim: Claim) -> bytes:
-        return self._fingerprint("claim", str(registry), claim.kind, claim.user, claim.secret)
+        return _claimed(self._fingerprint, registry, claim)
+
+    def anonymous(self, registry: Registry) -> bytes:
+        """The account of everybody who asks for a token and says nothing of who it is."""
+        return self._claimed(registry, Claim("anonymous"))
 
     def anybody(self, registry: Registry) -> tuple[bytes, bytes]:
         """The principals that everybody can be: without credentials, and with a token for anonymous use."""
-        anonymous = self._claimed(registry, Claim("anonymous"))
-        return self._stranger(Headers()), self.principal(anonymous, Headers())
+        return self._stranger(Headers()), self.principal(self.anonymous(registry), Headers())
 
     def name(self, registry: Registry, user: str) -> bytes:
         """The name that an account goes by, whatever its password."""
@@ -166,9 +168,14 @@ class Accounts:
         self._facts.drop(self._proof_key(registry, who))
 
     async def remembered(self, registry: Registry, who: bytes) -> bool:
-        """Was this account or principal accepted within the grace for outages, and not refused since?"""
+        """Was this account or principal accepted within the grace for outages, and not refused since?
+
+        Or does the operator vouch for it?
+        """
         known = await self._facts.get(self._proof_key(registry, who), self._grace)
-        return isinstance(known, str) and hmac.compare_digest(known.encode(errors="replace"), who.hex().encode())
+        if isinstance(known, str) and hmac.compare_digest(known.encode(errors="replace"), who.hex().encode()):
+            return True
+        return self._grace > 0 and await self._facts.get(_vouched_key(self._fingerprint, registry, who)) is True
 
     def local(self, registry: Registry, account: bytes, repositories: Iterable[str]) -> str:
         """A token of our own for an account that was `remembered`, good for `LOCAL_LIFE` seconds."""
@@ -183,12 +190,48 @@ class Accounts:
     def _refresh_key(self, registry: Registry, token: str) -> str:
         return f"refresh {self._fingerprint('refresh', str(registry), token).hex()}"
 
-    def _fingerprint(self, *parts: str) -> bytes:
-        mac = hmac.new(self._fingerprints, digestmod=hashlib.sha256)
+
+def anonymous(secret: bytes, registry: Registry) -> bytes:
+    """The principal of who asks `registry` with a token for anonymous use, in the installation with this secret."""
+    fingerprint = _Fingerprints(secret)
+    return _principal(fingerprint, _claimed(fingerprint, registry, Claim("anonymous")), Headers())
+
+
+def vouched(secret: bytes, registry: Registry, now: float) -> dict[str, Row]:
+    """To be noted in the store: the operator says that there is something for anonymous clients at `registry`.
+
+    From `now` on (seconds since the epoch) they get a token in an outage, or an answer to `/v2/`.
+    """
+    fingerprint = _Fingerprints(secret)
+    account = _claimed(fingerprint, registry, Claim("anonymous"))
+    return {_vouched_key(fingerprint, registry, account): row_of(now, LASTING, True)}
+
+
+class _Fingerprints:
+    """Fingerprints under the secret of this installation."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._key = hmac.digest(secret, b"fingerprints", "sha256")
+
+    def __call__(self, *parts: str) -> bytes:
+        mac = hmac.new(self._key, digestmod=hashlib.sha256)
         for part in parts:
             data = part.encode("utf-8", "surrogatepass")
             mac.update(len(data).to_bytes(8) + data)
         return mac.digest()
+
+
+def _claimed(fingerprint: _Fingerprints, registry: Registry, claim: Claim) -> bytes:
+    return fingerprint("claim", str(registry), claim.kind, claim.user, claim.secret)
+
+
+def _principal(fingerprint: _Fingerprints, account: bytes, headers: Headers) -> bytes:
+    fields = (part for field in headers.without("Authorization").credentials() for part in field)
+    return fingerprint("account", account.hex(), *fields)
+
+
+def _vouched_key(fingerprint: _Fingerprints, registry: Registry, who: bytes) -> str:
+    return f"vouched {fingerprint('vouched', str(registry), who.hex()).hex()}"
 
 
 def _covers(repositories: frozenset[str], repository: str) -> bool:

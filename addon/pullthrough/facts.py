@@ -22,11 +22,15 @@ log = logging.getLogger(__name__)
 _RENEW: Final = 1 / 24
 #: Seconds by which a clock may be set back without making what was learned before worthless.
 _SET_BACK: Final = 300.0
+#: Seconds for which counts what an operator brought: as long as links, without which it is worth nothing.
+LASTING: Final = 90 * 24 * 3600.0
 #: Facts that may wait for a disk that does not take them, and facts of which is remembered that they are written.
 _MAX: Final = 16384
 
 #: Since when it holds, how many seconds it counts, and what it says. What is gone is remembered as gone: None.
 type Fact = tuple[float, float, Any] | None
+#: The same as the store takes it: what it says, and for how many seconds it is kept.
+type Row = tuple[list[Any], float]
 
 
 class Facts:
@@ -100,7 +104,7 @@ class Facts:
         """Until nothing waits. What the disk does not take waits for the next fact that is learned."""
         while self._waiting:
             batch = dict(self._waiting)
-            rows = {key: fact and (list(fact), fact[1]) for key, fact in batch.items()}
+            rows = {key: fact and row_of(*fact) for key, fact in batch.items()}
             try:
                 await self._store.note(rows)
             except StoreError as error:
@@ -110,6 +114,11 @@ class Facts:
                 if self._waiting.get(key, batch) is fact:
                     del self._waiting[key]
                 _keep(self._written, key, fact)
+
+
+def row_of(since: float, seconds: float, value: Any) -> Row:
+    """How a fact is noted in the store."""
+    return [since, seconds, value], seconds
 
 
 def fact_of(row: Any) -> Fact:

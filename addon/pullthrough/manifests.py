@@ -114,11 +114,13 @@ class Manifests:
         Raises StoreError.
         """
         accept = request.headers.all("accept")
-        digest = route.digest or await self._tags.last(repository, route.reference, accept)
+        # A registry said what this client's Accept gets by the tag; of an archive's tag nobody said so.
+        told = None if route.digest else await self._tags.last(repository, route.reference, accept)
+        digest = route.digest or told or await self._tags.brought(repository, route.reference)
         link = await self._links.find(repository, digest) if digest is not None else None
         if digest is None or link is None or not link.media_type:
             return None
-        if not route.by_tag and not media.lists(accept, link.media_type):
+        if told is None and not media.lists(accept, link.media_type):
             return None
         body = await self._stored(digest)
         if body is None:
@@ -135,7 +137,8 @@ class Manifests:
         if route.digest is not None:
             link = await self._links.find(source.repository, route.digest)
             return link is not None and (not link.media_type or media.lists(accept, link.media_type))
-        if await self._tags.last(source.repository, route.reference, accept) is None:
+        repository, tag = source.repository, route.reference
+        if await self._tags.last(repository, tag, accept) is None and await self._tags.brought(repository, tag) is None:
             return False
         self._tags.gone(source.repository, route.reference)
         return True

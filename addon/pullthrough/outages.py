@@ -109,10 +109,22 @@ class Outages:
     async def _ping(self, request: Request, caller: Caller) -> Answer | None:
         """`/v2/`: whoever may log in, or needs not, hears so."""
         known = caller.credential in (Credential.LOCAL, Credential.TOKEN)
-        if known or await self._accounts.remembered(request.registry, caller.principal):
+        if (
+            known
+            or await self._accounts.remembered(request.registry, caller.principal)
+            or await self._open(request, caller)
+        ):
             fields = (("Content-Type", "application/json"), ("Docker-Distribution-Api-Version", "registry/2.0"))
             return Answer(200, Headers(fields), CacheStatus(fwd="stale", detail="upstream unreachable"), b"{}")
         return await self._challenge(request, "", caller)
+
+    async def _open(self, request: Request, caller: Caller) -> bool:
+        """Is there something for anonymous clients, of a registry that was never asked, so that none can log in?"""
+        if caller.credential is not Credential.NONE or await self._realms.challenge(
+            request.registry, "", invalid=False
+        ):
+            return False
+        return await self._accounts.remembered(request.registry, self._accounts.anonymous(request.registry))
 
     async def _challenge(self, request: Request, repository: str, caller: Caller) -> Answer | None:
         """401, for whoever shows nothing, or a token that we do not know: it may have another, or get one."""

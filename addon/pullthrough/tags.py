@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pullthrough.core import media
 from pullthrough.core.digest import Digest
-from pullthrough.facts import Facts, fact_of
+from pullthrough.facts import LASTING, Facts, Row, fact_of, row_of
 from pullthrough.messages import Repository
 
 #: Repositories, and tags of each, of which is remembered what somebody asked for but did not get yet.
@@ -34,6 +34,14 @@ class _Named:
     accept: tuple[str, ...]
     digest: Digest
     asked: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """What an archive said of a tag, and when that was imported (seconds since the epoch, 0 if never)."""
+
+    at: float = 0.0
+    digest: Digest | None = None
 
 
 class Tags:
@@ -78,17 +86,27 @@ class Tags:
         key = _key(repository, tag, accept)
         if repository in self._named:
             self._named[repository].pop(key, None)
-        if self._max_stale:
-            gone = await self._gone(repository, tag)
-            if asked > gone:
-                self._facts.put(key, [str(digest), gone], self._max_stale)
+        if not self._max_stale:
+            return
+        brought = await self._brought(repository, tag)
+        over = max(await self._gone(repository, tag), brought.at)
+        if asked > over:
+            self._facts.put(key, [str(digest), over], self._max_stale)
+            if brought.digest is not None:
+                self._facts.drop(_brought_key(repository, tag))
 
     async def last(self, repository: Repository, tag: str, accept: Sequence[str]) -> Digest | None:
-        """What it named when it was last seen."""
+        """What it named when it was last seen, unless something was imported since."""
         match await self._facts.get(_key(repository, tag, accept), self._max_stale):
-            case [str() as digest, int() | float() as gone] if gone >= await self._gone(repository, tag):
+            case [str() as digest, int() | float() as over] if over >= await self._over(repository, tag):
                 return Digest.parse(digest)
         return None
+
+    async def brought(self, repository: Repository, tag: str) -> Digest | None:
+        """What an archive said it names, if that was imported since the upstream was last heard on it."""
+        brought = await self._brought(repository, tag)
+        current = self._max_stale and brought.at >= await self._gone(repository, tag)
+        return brought.digest if current else None
 
     def gone(self, repository: Repository, tag: str) -> None:
         """It was deleted or moved: what it named counts no more, whatever media types somebody accepts."""
@@ -96,12 +114,28 @@ class Tags:
         for key in [key for key, one in said.items() if one.tag == tag] if said else ():
             del self._named[repository][key]
         if self._max_stale:
-            self._facts.put(_gone_key(repository, tag), self.now(), self._max_stale)
+            self._facts.put(_gone_key(repository, tag), self.now(), max(self._max_stale, LASTING))
 
     async def _gone(self, repository: Repository, tag: str) -> float:
-        """When it was last deleted or moved through here; 0 if never. It marks what was seen since."""
+        """When it was last deleted or moved through here; 0 if never."""
         gone = await self._facts.get(_gone_key(repository, tag))
         return float(gone) if isinstance(gone, int | float) else 0.0
+
+    async def _brought(self, repository: Repository, tag: str) -> _Brought:
+        """What it was imported as, and when."""
+        return _imported(await self._facts.get(_brought_key(repository, tag)))
+
+    async def _over(self, repository: Repository, tag: str) -> float:
+        """When it was last deleted, moved or imported; 0 if never. It marks what was seen since."""
+        return max(await self._gone(repository, tag), (await self._brought(repository, tag)).at)
+
+
+def brought(repository: Repository, tag: str, digest: Digest, now: float) -> dict[str, Row]:
+    """To be noted in the store: an archive says that `tag` names `digest`, which is stored.
+
+    It counts from `now` (seconds since the epoch), until the upstream says what the tag names.
+    """
+    return {_brought_key(repository, tag): row_of(now, LASTING, [str(digest), now])}
 
 
 def tags_of(repository: str, facts: Callable[[str], Iterable[tuple[str, Any]]]) -> dict[str, Digest]:
@@ -112,6 +146,11 @@ def tags_of(repository: str, facts: Callable[[str], Iterable[tuple[str, Any]]]) 
     """
     gone = {key.rpartition(":")[2]: fact for key, row in facts(_gone_key(repository, "")) if (fact := fact_of(row))}
     found: dict[str, tuple[float, Digest]] = {}
+    for key, row in facts(_brought_key(repository, "")):
+        fact, tag = fact_of(row), key.rpartition(":")[2]
+        brought = _imported(None if fact is None else fact[2])
+        if brought.digest is not None and (tag not in gone or gone[tag][2] <= brought.at):
+            found[tag] = brought.at, brought.digest
     for key, row in facts(f"{_TAG}{repository}:"):
         tag, fact = key.removeprefix(f"{_TAG}{repository}:").partition(" ")[0], fact_of(row)
         match fact:
@@ -129,3 +168,14 @@ def _key(repository: Repository, tag: str, accept: Sequence[str]) -> str:
 
 def _gone_key(repository: Repository | str, tag: str) -> str:
     return f"gone {repository}:{tag}"
+
+
+def _brought_key(repository: Repository | str, tag: str) -> str:
+    return f"brought {repository}:{tag}"
+
+
+def _imported(value: Any) -> _Brought:
+    match value:
+        case [str() as text, int() | float() as at]:
+            return _Brought(float(at), Digest.parse(text))
+    return _Brought()
