@@ -44,7 +44,7 @@ def descriptors(body: bytes) -> tuple[Descriptor, ...]:
     manifest = _object(body)
     found: dict[Digest, Descriptor] = {}
     for entry, is_manifest in _named(manifest):
-        descriptor = _described(entry, is_manifest)
+        descriptor = described(entry, is_manifest)
         if descriptor is not None and len(found) < _MOST:
             found.setdefault(descriptor.digest, descriptor)
     return tuple(found.values())
@@ -74,7 +74,8 @@ def _named(manifest: dict[str, Any]) -> Iterator[tuple[object, bool]]:
         yield {"digest": layer.get("blobSum")} if isinstance(layer, dict) else None, False
 
 
-def _described(entry: object, is_manifest: bool) -> Descriptor | None:
+def described(entry: object, is_manifest: bool) -> Descriptor | None:
+    """What one descriptor says; None for what is none."""
     if not isinstance(entry, dict) or not isinstance(text := entry.get("digest"), str):
         return None
     digest, kind, size = Digest.parse(text), entry.get("mediaType"), entry.get("size")
