@@ -23,6 +23,8 @@ ROWS = (
     {"inside"},
     {"pulls", "outages", "broker", "manifests", "blobs", "links", "neighbours", "bodies"},
     {
+        "exports",
+        "imports",
         "purging",
         "pins",
         "catalog",
@@ -39,6 +41,7 @@ ROWS = (
     {"flights", "flight", "following", "turns", "direct", "sink", "fetch"},
     {"store", "upstream", "sessions", "probes", "lookups"},
     {
+        "archives",
         "joins",
         "gate",
         "keyring",

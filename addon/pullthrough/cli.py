@@ -17,8 +17,9 @@ import typer
 from rich.markup import escape
 
 from pullthrough import __version__
+from pullthrough.archives import ArchiveError
 from pullthrough.ca import CAError
-from pullthrough.commands import ca, flags, pinning, stored
+from pullthrough.commands import ca, flags, layouts, pinning, stored
 from pullthrough.commands.doctor import doctor
 from pullthrough.commands.env import env
 from pullthrough.commands.tables import print_table
@@ -56,6 +57,18 @@ A flag wins over its environment variable, that over the file, that over the def
 A TIME is 500ms, 10s, 2m, 24h or 7d. What has no value here is true or false in a variable or the file.
 """
 
+#: What a person can mend.
+_FAULTS: Final = (
+    ArchiveError,
+    ConfigError,
+    CAError,
+    GateError,
+    KeyringError,
+    ParentError,
+    PinError,
+    StoreError,
+    TrustError,
+)
 #: Above the commands on what is stored, in the help.
 _STORED: Final = "What is stored (also beside a proxy that runs)"
 
@@ -127,6 +140,8 @@ app.command()(doctor)
 app.command()(env)
 for command in (stored.ls, stored.show, stored.du, pinning.pin, pinning.unpin, pinning.pins, pinning.purge):
     app.command(rich_help_panel=_STORED)(command)
+app.command("export", rich_help_panel=_STORED)(layouts.export)
+app.command("import", rich_help_panel=_STORED)(layouts.import_)
 
 
 @app.command()
@@ -149,6 +164,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The `pullthrough` command. Leaves by SystemExit."""
     try:
         app(args=arguments)
-    except (ConfigError, CAError, GateError, KeyringError, ParentError, PinError, StoreError, TrustError) as error:
+    except _FAULTS as error:
         typer.echo(f"pullthrough: {error}", err=True)
         sys.exit(2)

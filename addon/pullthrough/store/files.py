@@ -176,8 +176,9 @@ class BlobFiles:
         return Partial(path, digest, fd, locked=True)
 
     def aside(self, digest: Digest) -> Partial:
-        """A fresh file beside the one that somebody else fills; it is thrown away unless it gets whole."""
+        """A fresh file beside the one that somebody else may fill; it is thrown away unless it gets whole."""
         path = self._partial(digest)
+        self._make_folder(path.parent)
         path = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
         fd = _locked(path)
         if fd is None:

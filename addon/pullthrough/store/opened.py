@@ -31,16 +31,24 @@ class Shelf:
 
 
 @contextlib.contextmanager
-def opened(root: Path) -> Iterator[Shelf]:
-    """The store in `root`. StoreError, with the remedy, if there is none or it cannot be used."""
-    _check_owner(root)
+def opened(root: Path, *, make: bool = False) -> Iterator[Shelf]:
+    """The store in `root`, with `make` a new one if need be. StoreError, with the remedy, if there can be none."""
     try:
+        if make and not root.exists():
+            _check_owner(_above(root))
+            BlobFiles(root)
+        _check_owner(root)
         with contextlib.closing(Index(root, _BUSY)) as index:
             yield Shelf(BlobFiles(root), index)
     except OSError as error:
         raise from_disk(error) from error
     except INDEX_ERRORS as error:
         raise from_index(error) from error
+
+
+def _above(root: Path) -> Path:
+    """Where it would be made, if that is the data directory of somebody."""
+    return root.parent if root.parent.exists() else root.parent.parent
 
 
 def _check_owner(root: Path) -> None:
