@@ -58,6 +58,13 @@ def test_the_present_state_is_read_when_it_is_asked_for() -> None:
     assert found["pullthrough_store_size_bytes", ()] == 1 << 40
 
 
+def test_damaged_blobs_are_counted() -> None:
+    metrics = Metrics()
+    metrics.damaged()
+    metrics.damaged()
+    assert read(metrics)["pullthrough_store_damaged_blobs_total", ()] == 2
+
+
 def test_token_requests_are_counted_by_their_answer() -> None:
     metrics = Metrics()
     for answer in ("relayed", "relayed", "cached", "local", "refused", "failed", "stolen", ""):

@@ -94,6 +94,7 @@ def run(
     min_free: Annotated[str | None, flags.flag("min_free")] = None,
     max_age: Annotated[str | None, flags.flag("max_age")] = None,
     max_fills: Annotated[str | None, flags.flag("max_fills")] = None,
+    scrub_interval: Annotated[str | None, flags.flag("scrub_interval")] = None,
     tls_listen: Annotated[list[str] | None, flags.flag("tls_listen")] = None,
     transparent_listen: Annotated[list[str] | None, flags.flag("transparent_listen")] = None,
     dns_listen: Annotated[list[str] | None, flags.flag("dns_listen")] = None,

@@ -58,6 +58,8 @@ class Settings:
     max_age: float
     #: Blobs that are fetched at the same time.
     max_fills: int
+    #: Between two looks at one blob; 0 = nobody looks.
+    scrub_interval: float
     tls_listen: tuple[Address, ...]
     transparent_listen: tuple[Address, ...]
     dns_listen: tuple[Address, ...]

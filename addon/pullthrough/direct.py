@@ -11,7 +11,7 @@ import logging
 from pullthrough.core.digest import Digest
 from pullthrough.fetch import Fetch, Refused, Source, Unsuitable
 from pullthrough.messages import BodyError
-from pullthrough.store import StoredBlob
+from pullthrough.store import DamagedBlob, StoredBlob
 from pullthrough.upstream import Upstream, UpstreamError
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,14 @@ class Backed:
         self._direct = direct
 
     async def read_at(self, offset: int, limit: int) -> bytes:
-        """1 to `limit` bytes from `offset`; b"" at the end. BodyError if the upstream has none either."""
+        """1 to `limit` bytes from `offset`; b"" at the end.
+
+        BodyError if the upstream has none either, or if what was read before may be wrong: the reader has to be cut.
+        """
         try:
             data = await self._blob.read_at(offset, limit)
+        except DamagedBlob:
+            raise
         except BodyError as error:
             log.warning("%s: the rest of it comes from the upstream", error)
         else:

@@ -270,10 +270,10 @@ class Manifests:
                 body = await blob.read_at(0, MAX_MANIFEST)
             except BodyError:  # the disk cannot read it, and the store has dropped it: ask the upstream
                 return None
-        if digest.matches(body):
-            return body
-        await self._store.drop(digest)
-        return None
+            if digest.matches(body):
+                return body
+            await blob.condemn("its bytes have another digest")
+            return None
 
     async def _from_mirror(
         self, repository: Repository, head: _Head, digest: Digest

@@ -74,6 +74,11 @@ class Metrics:
         self._stored = Gauge("pullthrough_store_bytes", "Bytes of blobs on disk.", registry=self._registry)
         self._blobs = Gauge("pullthrough_store_blobs", "Blobs on disk.", registry=self._registry)
         self._size = Gauge("pullthrough_store_size_bytes", "Bytes that the store may use.", registry=self._registry)
+        self._damaged = Counter(
+            "pullthrough_store_damaged_blobs",
+            "Blobs on disk that were found damaged, and are fetched again.",
+            registry=self._registry,
+        )
 
     def watch(
         self,
@@ -116,6 +121,10 @@ class Metrics:
         """What the store holds."""
         self._stored.set(usage)
         self._blobs.set(blobs)
+
+    def damaged(self) -> None:
+        """A blob was found damaged. May be called from any thread."""
+        self._damaged.inc()
 
     def render(self) -> bytes:
         """The text exposition format."""

@@ -335,6 +335,17 @@ _TABLE: Final = (
         default="64",
     ),
     Option(
+        name="scrub_interval",
+        parse=duration("0", "3650d"),
+        metavar="TIME",
+        panel=_LISTENING,
+        explained=(
+            "How often each blob on the disk is read and compared with its digest, slowly; what clients read is looked "
+            "at sooner. 0 = never."
+        ),
+        default="30d",
+    ),
+    Option(
         name="tls_listen",
         parse=parse_address,
         metavar="HOST:PORT",

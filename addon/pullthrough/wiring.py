@@ -123,6 +123,7 @@ class App:
             self.health,
             min_free=settings.min_free.of(disk),
             kept=Keeper(Pins(settings.data_dir)),
+            damaged=metrics.damaged,
         )
         self.inside = Inside(
             settings,
@@ -218,6 +219,9 @@ class App:
         self._background.append(asyncio.create_task(self._watch_the_ca(), name="ca"))
         self._background.append(asyncio.create_task(self._keep_house(), name="house"))
         self._background.append(asyncio.create_task(self._write_down(), name="uses"))
+        if self.settings.scrub_interval:
+            scrub = self.store.scrub(self.settings.scrub_interval)
+            self._background.append(asyncio.create_task(scrub, name="scrub"))
         self.started.set()
 
     async def done(self) -> None:

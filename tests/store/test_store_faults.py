@@ -175,7 +175,7 @@ async def test_a_damaged_index_is_put_aside_and_the_blobs_are_found_again(
         await store.link("repo", Digest.of(data))
         await fill(store, data + b"new")
     assert stores.health.status == "ok"
-    place = "blobs" if name == "cache.db" else Path(name).parent.name
+    place = "index" if name == "cache.db" else Path(name).parent.name
     assert (stores.root / "damaged" / place / "cache.db").exists()
     assert (stores.root / "damaged").stat().st_mode & 0o777 == 0o700
     await store.aclose()

@@ -5,15 +5,15 @@ below its size. Keeps facts for others, without knowing what they mean. Must not
 from. Its methods never block the event loop; they raise `StoreError` when the disk or the index fails, and then the
 caller serves without the store.
 
-Three lanes of threads, so that none waits for another: `look` for look-ups and reading, `note` for single rows, `fill`
-for what takes long. A locked index stops only the second: what is stored is still served.
+Four lanes of threads, so that none waits for another: `look` for look-ups and reading, `note` for single rows, `fill`
+for what takes long, `slow` for what nobody waits for. A locked index stops only the writing ones: what is stored is
+still served.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
 import os
@@ -29,14 +29,17 @@ from pullthrough.health import Health
 from pullthrough.messages import BodyError
 from pullthrough.store import repair
 from pullthrough.store.disk import Adopted
-from pullthrough.store.faults import INDEX_ERRORS, StoreError, Taken, from_index, is_damage
-from pullthrough.store.files import BlobFiles, Fate, Filling, Partial
+from pullthrough.store.faults import INDEX_ERRORS, StoreError, Taken, from_index, is_bad_medium, is_damage
+from pullthrough.store.files import BlobFiles, DamagedError, Fate, Filling, Partial, read
 from pullthrough.store.index import Index, Link, folders
+from pullthrough.store.inspector import Inspector
 from pullthrough.store.lane import Lane, Rest
-from pullthrough.store.opened import Shelf
+from pullthrough.store.opened import Shelf, open_index
+from pullthrough.store.quarantine import Quarantine
 from pullthrough.store.room import KEEP_FREE, Holds, Room
+from pullthrough.store.scrub import RATE, Scrub
 
-__all__ = ["Fate", "Filling", "Link", "Partial", "Store", "StoreError", "StoredBlob", "Taken"]
+__all__ = ["DamagedBlob", "Fate", "Filling", "Link", "Partial", "Store", "StoreError", "StoredBlob", "Taken"]
 
 #: Seconds to wait for another process that writes to the index. Longer, and a pull is better served uncached.
 BUSY: Final = 3.0
@@ -53,6 +56,7 @@ class _Parts:
     files: BlobFiles
     index: Index
     room: Room
+    quarantine: Quarantine
     spared: Callable[[Digest], bool]
     #: Of the databases (`repair.generation`).
     generation: repair.Generation
@@ -62,35 +66,50 @@ class _Parts:
         return Shelf(self.files, self.index)
 
 
+class DamagedBlob(BodyError):
+    """Bytes of it that were read before may be wrong: nobody can go on from there."""
+
+
 class StoredBlob:
     """A whole, committed blob, open for reading. It stays readable when it is evicted meanwhile."""
 
-    def __init__(self, store: Store, digest: Digest, fd: int, size: int) -> None:
+    def __init__(self, store: Store, digest: Digest, fd: int, row: Adopted) -> None:
         self._store = store
         self._digest = digest
         self._fd = fd
-        self.size = size
+        self._row = row
+        self._read = False
+        self.size = row.size
 
     async def read_at(self, offset: int, limit: int) -> bytes:
         """Up to `limit` bytes from `offset`; b"" only at or beyond the end.
 
-        BodyError if the disk cannot read it: then it is dropped as well, so that it is fetched again.
+        BodyError if the disk cannot read it, DamagedBlob if it was found damaged meanwhile: then it is fetched again.
         """
         if self._fd < 0:
             raise BodyError("the stored blob is closed")
+        self._read = True
         try:
-            return await self._store.run(os.pread, self._fd, limit, offset)
+            return await self._store.run(read, self._fd, limit, offset)
+        except DamagedError:
+            raise DamagedBlob("the stored blob was found damaged") from None
         except StoreError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EIO:
-                with contextlib.suppress(StoreError):
-                    await self._store.drop(self._digest)
+            if is_bad_medium(error.__cause__):
+                await self.condemn(str(error))
             raise BodyError(f"the stored blob cannot be read: {error}") from error
+
+    async def condemn(self, reason: str) -> None:
+        """It was seen not to be what it should. Nobody is given it any more, if the store can do anything."""
+        with contextlib.suppress(StoreError):
+            await self._store.condemn(self._digest, self._row, reason)
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
+            if self._read:
+                self._store.was_read(self._digest)
 
 
 class Store:
@@ -109,8 +128,11 @@ class Store:
         kept: Callable[[Shelf], Container[Digest]] = lambda _: (),
         busy: float = BUSY,
         rest: float = REST,
+        damaged: Callable[[], object] = bool,
     ) -> None:
+        """`damaged` is called, from any thread, for each blob that is found damaged."""
         self.size = size
+        self._damaged = damaged
         self._min_free = min_free
         self._holds = Holds()
         self._kept = kept
@@ -121,6 +143,8 @@ class Store:
         self._look = Lane("look", 8, Rest(rest))
         self._note = Lane("note", 4, writing)
         self._fill = Lane("fill", 8, writing)
+        self._slow = Lane("slow", 1, Rest(rest), background=True)
+        self._scrub: Scrub | None = None
         #: What the index did when it failed last: only by the same can it show that it works again.
         self._failed: Rest | None = None
         self._opened: _Parts | None = None
@@ -139,6 +163,10 @@ class Store:
         """The blob, if it is stored. A file that is missing or has another size is dropped and counts as absent."""
         found = await self._do(self._look, lambda parts: self._open(parts, digest), undo=_close)
         return StoredBlob(self, digest, *found) if found is not None else None
+
+    async def condemn(self, digest: Digest, row: Adopted, reason: str) -> None:
+        """Put the file of `row` aside: it is not the blob."""
+        await self._do(self._note, lambda parts: parts.quarantine.condemn(digest, row, reason))
 
     async def has(self, digest: Digest) -> bool:
         """Is the blob stored?"""
@@ -186,6 +214,20 @@ class Store:
     async def look_at_kept(self) -> None:
         """Have it found out what is kept now, though nothing is evicted for a long time."""
         await self._do(self._fill, lambda parts: self._kept(parts.shelf))
+
+    async def scrub(self, interval: float, *, rate: float = RATE) -> None:
+        """Verify blobs in the background, for ever: each at least once in `interval` seconds, if `rate` permits."""
+
+        async def do[T](work: Callable[[Inspector], T]) -> T:
+            return await self._slow.run(lambda: self._with_parts(lambda parts: work(_inspector(parts))), resting=True)
+
+        self._scrub = Scrub(do, interval, rate=rate)
+        await self._scrub.run()
+
+    def was_read(self, digest: Digest) -> None:
+        """Somebody read the blob. Does not block."""
+        if self._scrub is not None:
+            self._scrub.read.note(digest)
 
     async def usage(self) -> tuple[int, int]:
         """(bytes of blobs, number of blobs)."""
@@ -252,7 +294,9 @@ class Store:
             return
         with contextlib.suppress(StoreError):
             await self._note.run(self._settle, resting=True)
-        for lane in (self._look, self._note, self._fill):
+        if self._scrub is not None:
+            self._scrub.stop()
+        for lane in (self._look, self._note, self._fill, self._slow):
             await asyncio.to_thread(lane.close, self._part)
 
     async def _do[T](
@@ -315,9 +359,11 @@ class Store:
                 files = BlobFiles(self._root)
                 files.drop_unsynced()
                 index, generation = self._open_index()
-                spared = functools.partial(self._spared, Shelf(files, index))
+                shelf = Shelf(files, index)
+                spared = functools.partial(self._spared, shelf)
                 room = Room(files, index, self.size, self._min_free, spared)
-                self._opened = _Parts(files, index, room, spared, generation)
+                quarantine = Quarantine(shelf, self._damaged)
+                self._opened = _Parts(files, index, room, quarantine, spared, generation)
                 self.tidied.clear()
                 self._fill.spawn(self._tidy)
             return self._opened
@@ -334,16 +380,11 @@ class Store:
         return self._holds.spare(digest) or digest in self._kept(shelf)
 
     def _open_index(self) -> tuple[Index, repair.Generation]:
-        """The index, and the generation of its databases."""
-        with repair.alone(self._root):
-            repair.put_aside_unusable(self._root, folders(self._root), thorough=False)
-            try:
-                return Index(self._root, self._busy), repair.generation(self._root)
-            except INDEX_ERRORS as error:
-                if is_damage(error) and repair.put_aside_unusable(self._root, folders(self._root), thorough=True):
-                    return Index(self._root, self._busy), repair.generation(self._root)
-                self._unopened.begin(from_index(error))  # for those who wait for `_opening` now
-                raise
+        try:
+            return open_index(self._root, self._busy)
+        except INDEX_ERRORS as error:
+            self._unopened.begin(from_index(error))  # for those who wait for `_opening` now
+            raise
 
     def _renew(self, parts: _Parts) -> None:
         """Have the next one open other databases, if one of these is damaged. Whoever works with them fails too."""
@@ -388,31 +429,39 @@ class Store:
             if self._opened is parts:
                 self.tidied.set()
 
-    def _open(self, parts: _Parts, digest: Digest) -> tuple[int, int] | None:
+    def _open(self, parts: _Parts, digest: Digest) -> tuple[int, Adopted] | None:
         while (row := parts.index.find(digest)) is not None:
-            fd = parts.files.open(row.name, row.size)
-            if fd is not None and not row.verified and not _verify(parts, digest, row, fd):
-                os.close(fd)
-                fd = None
-            if fd is not None:
+            found = _whole(parts, digest, row)
+            if isinstance(found, int):
                 if parts.index.touch(digest):
                     self._note.spawn(parts.index.flush)
-                return fd, row.size
-            if parts.index.drop(digest, row):  # else another process has replaced it since
-                log.warning("stored blob %s is damaged: it will be fetched again", digest)
+                return found, row
+            parts.quarantine.condemn(digest, row, found)  # unless another process has replaced it since
         return None
 
 
-def _verify(parts: _Parts, digest: Digest, row: Adopted, fd: int) -> bool:
-    """Read a file that was found without a row, once: whoever wrote it may not have come to its end."""
+def _whole(parts: _Parts, digest: Digest, row: Adopted) -> int | str:
+    """The file of `row`, open; or what is wrong with it.
+
+    One that was found without a row is read first, once: whoever wrote it may not have come to its end.
+    """
     try:
-        right = parts.files.holds(fd, digest)
-    except BaseException:
-        os.close(fd)
+        fd = parts.files.open(row.name, row.size)
+        if fd is None:
+            return f"there is no file of {row.size} bytes"
+        if row.verified:
+            return fd
+        with contextlib.ExitStack() as wrong:
+            wrong.callback(os.close, fd)
+            if not parts.files.holds(fd, digest):
+                return "its bytes have another digest"
+            parts.index.believe(digest, row)
+            wrong.pop_all()
+            return fd
+    except OSError as error:
+        if is_bad_medium(error):
+            return str(error.strerror)
         raise
-    if right:
-        parts.index.believe(digest, row)
-    return right
 
 
 def _retire(parts: _Parts, before: float) -> bool:
@@ -485,11 +534,15 @@ def _put(parts: _Parts, digest: Digest, content: bytes) -> bool:
     return True
 
 
+def _inspector(parts: _Parts) -> Inspector:
+    return Inspector(parts.shelf, parts.quarantine)
+
+
 def _close_partial(partial: Partial | None) -> None:
     if partial is not None:
         partial.close()
 
 
-def _close(found: tuple[int, int] | None) -> None:
+def _close(found: tuple[int, Adopted] | None) -> None:
     if found is not None:
         os.close(found[0])

@@ -98,6 +98,10 @@ _SETTINGS: Final = {
 }
 
 
+_OLDEST: Final = "SELECT key FROM Cache WHERE raw = 1 AND access_time < ? ORDER BY access_time LIMIT 1"
+_BEYOND: Final = "SELECT key FROM Cache WHERE raw = 1 AND access_time > ? LIMIT 1"
+
+
 class Rows(diskcache.Cache):  # type: ignore[misc]
     """One index in `directory`. `busy` is for how many seconds another process that writes is waited for."""
 
@@ -140,9 +144,29 @@ class Rows(diskcache.Cache):  # type: ignore[misc]
         [(version,)] = self._sql("PRAGMA data_version").fetchall()
         return int(version)
 
-    def retag(self, key: str, name: str, tag: str) -> None:
-        """Give the row of an adopted file another tag. To set the row anew would delete the file."""
-        self._sql("UPDATE Cache SET tag = ? WHERE key = ? AND raw = 1 AND filename = ?", (tag, key, name))
+    # Each row has a date, which diskcache calls `access_time`. It writes the date with the row and, with our eviction
+    # policy, never again. So rows that were there before anybody asked for dates have the right one.
+
+    def retag(self, key: str, name: str, tag: str, moment: float) -> None:
+        """Give the row of an adopted file another tag and date. To set the row anew would delete the file."""
+        query = "UPDATE Cache SET tag = ?, access_time = ? WHERE key = ? AND raw = 1 AND filename = ?"
+        self._sql(query, (tag, moment, key, name))
+
+    def order_by_date(self) -> None:
+        """From now on `dated_outside` costs the same, however many rows there are. The first time reads all of them."""
+        self._sql("CREATE INDEX IF NOT EXISTS Cache_date ON Cache (access_time)")
+
+    def date(self, key: str, moment: float) -> None:
+        """Date a row (epoch seconds)."""
+        self._sql("UPDATE Cache SET access_time = ? WHERE key = ? AND raw = 1", (moment, key))
+
+    def dated_outside(self, begin: float, end: float) -> str | None:
+        """The key of a row that is dated before `begin`, the oldest first, or else after `end`; None if there is none.
+
+        Both are ranges of an index, and nothing is left open.
+        """
+        found = self._sql(_OLDEST, (begin,)).fetchall() or self._sql(_BEYOND, (end,)).fetchall()
+        return str(self._disk.get(found[0][0], True)) if found else None
 
     def delete_file(self, key: str, name: str) -> bool:
         """Delete the row of the adopted file `name`, and then the file. False if the key has another one, or none.

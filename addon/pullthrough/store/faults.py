@@ -20,6 +20,9 @@ type Part = Literal["store", "index"]
 #: Failures of the index. ValueError and the like are none: those are faults in the program.
 INDEX_ERRORS: Final = (sqlite3.Error, diskcache.Timeout, ForeignKeyError)
 
+#: The disk or the file system says that what it has is no good (EBADMSG, EUCLEAN: its own checksums). All other
+#: errors, such as too many open files, say nothing about a file.
+_BAD_MEDIUM: Final = frozenset((errno.EIO, errno.EBADMSG, errno.EUCLEAN))
 _LOCKED: Final = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED))
 #: No database, a damaged one, or one without our tables (SQLITE_ERROR).
 _DAMAGED: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR))
@@ -60,6 +63,11 @@ def from_index(error: Exception) -> StoreError:
     code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the bits above tell finer kinds apart
     reason = "the index is locked by another process" if code in _LOCKED else f"the index fails: {cause}"
     return StoreError(reason, full=code == sqlite3.SQLITE_FULL, part="index")
+
+
+def is_bad_medium(error: BaseException | None) -> bool:
+    """Can the disk not give what it was given? Then it does not mend itself."""
+    return isinstance(error, OSError) and error.errno in _BAD_MEDIUM
 
 
 def is_damage(error: BaseException | None) -> bool:

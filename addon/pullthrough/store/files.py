@@ -37,6 +37,9 @@ _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 #: Another text each time the machine is started. Where the system has no such file, partials outlive a start.
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+#: The permission of blobs that were found damaged. The sticky bit means nothing on a file, and whoever has it open
+#: sees it, in every process.
+DAMAGED: Final = stat.S_ISVTX
 #: A blob that is no file of its own (a link, a folder) is as good as gone.
 _NO_FILE: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO))
 
@@ -59,6 +62,18 @@ class Fate(enum.Enum):
     OURS = enum.auto()
     #: He committed it, or deleted it.
     GONE = enum.auto()
+
+
+class DamagedError(Exception):
+    """The file was found damaged since it was opened."""
+
+
+def read(fd: int, limit: int, offset: int) -> bytes:
+    """Up to `limit` bytes of an open blob. DamagedError once it was found damaged, by whomever."""
+    data = os.pread(fd, limit, offset)
+    if os.fstat(fd).st_mode & DAMAGED:  # afterwards: what is given out was not known to be wrong by then
+        raise DamagedError
+    return data
 
 
 class Partial:
@@ -220,7 +235,7 @@ class BlobFiles:
         return {Path(path): size for _, path, size in sorted(found)}
 
     def drop_partial(self, path: Path) -> bool:
-        """Delete a partial unless somebody is filling it. Was it deleted?"""
+        """Delete a partial, or a damaged blob, unless somebody is filling it. Was it deleted?"""
         fd = _locked(path, create=False)
         if fd is None:
             return False
@@ -266,7 +281,7 @@ class BlobFiles:
         return name
 
     def open(self, name: str, size: int) -> int | None:
-        """Open a committed blob for reading; None if it is gone or is not a file of `size` bytes."""
+        """Open a committed blob for reading; None if it is gone, or was found damaged, or is not of `size` bytes."""
         try:
             fd = os.open(self.root / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
@@ -274,7 +289,7 @@ class BlobFiles:
                 return None
             raise
         status = os.fstat(fd)
-        if stat.S_ISREG(status.st_mode) and status.st_size == size:
+        if stat.S_ISREG(status.st_mode) and status.st_size == size and not status.st_mode & DAMAGED:
             return fd
         os.close(fd)
         return None
@@ -289,12 +304,20 @@ class BlobFiles:
             raise
         return stat.S_ISREG(status.st_mode) and status.st_size == size
 
-    def holds(self, fd: int, digest: Digest) -> bool:
-        """Is the whole file this blob?"""
+    def holds(self, fd: int, digest: Digest, *, paid: Callable[[int], object] = int, from_disk: bool = False) -> bool:
+        """Is the whole file this blob? `paid` hears of every piece's length, and may take its time.
+
+        `from_disk` asks the disk and not memory, and leaves nothing in memory that pulls had no use for.
+        """
         hasher, offset = digest.hasher(), 0
+        if from_disk:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         while chunk := os.pread(fd, _REHASH_CHUNK, offset):
             hasher.update(chunk)
+            if from_disk:
+                os.posix_fadvise(fd, offset, len(chunk), os.POSIX_FADV_DONTNEED)
             offset += len(chunk)
+            paid(len(chunk))
         return hasher.hexdigest() == digest.hex
 
     def remove(self, name: str) -> None:

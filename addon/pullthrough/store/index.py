@@ -62,6 +62,7 @@ class Index:
             self._blobs, self._recency, self._links, self._facts = (
                 opened.enter_context(contextlib.closing(Rows(folder, busy))) for folder in folders(root)
             )
+            self._blobs.order_by_date()
             opened.pop_all()
         #: How often each was read since that was last written down; what was read last at the end.
         self._touched: dict[Digest, int] = {}
@@ -92,11 +93,32 @@ class Index:
                 return False
             self._recency.add(str(digest), [int(time.time()), 0])
             self._blobs.set(str(digest), Adopted(name, size), tag=f"{size}{_UNVERIFIED}")
+            self._blobs.date(str(digest), 0)
         return True
 
+    # -- when blobs were verified: the dates of their rows. What is adopted is verified.
+
     def believe(self, digest: Digest, row: Adopted) -> None:
-        """The file of `row` was verified."""
-        self._blobs.retag(str(digest), row.name, str(row.size))
+        """The file of `row` was verified just now."""
+        self._blobs.retag(str(digest), row.name, str(row.size), time.time())
+
+    def due(self, interval: float) -> tuple[Digest, Adopted] | None:
+        """A blob that was not verified for `interval` seconds; of several, the one that waits for longest.
+
+        One that was verified that far in the future is due as well: the clock was wrong.
+        """
+        now = time.time()
+        while (key := self._blobs.dated_outside(now - interval, now + interval)) is not None:
+            digest = Digest.parse(key)
+            row = self.find(digest) if digest is not None else None
+            if digest is not None and row is not None:
+                return digest, row
+            self._blobs.date(key, now)  # no blob of ours, and in nobody's way for so long
+        return None
+
+    def postpone(self, digest: Digest, interval: float, seconds: float) -> None:
+        """Of those that are due every `interval` seconds this one is due in so many, not verified as it is."""
+        self._blobs.date(str(digest), time.time() - interval + min(seconds, interval))
 
     def find(self, digest: Digest) -> Adopted | None:
         """The file that holds `digest`, with the size that it must have; None if there is none."""

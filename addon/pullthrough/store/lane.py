@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from pullthrough.store.faults import INDEX_ERRORS, StoreError, from_disk, from_i
 
 #: Seconds in which the threads of a lane must come together at its end.
 _FAREWELL: Final = 5.0
+#: The least that a thread can ask for (setpriority(2)).
+_NICEST: Final = 19
 
 
 class Rest:
@@ -39,12 +42,16 @@ class Rest:
 
 
 class Lane:
-    """At most `threads` threads. What disk or index raise comes out as `StoreError`; `rest` begins after the latter."""
+    """At most `threads` threads. What disk or index raise comes out as `StoreError`; `rest` begins after the latter.
 
-    def __init__(self, name: str, threads: int, rest: Rest) -> None:
+    `background`: the processor and the disk are everybody else's first.
+    """
+
+    def __init__(self, name: str, threads: int, rest: Rest, *, background: bool = False) -> None:
         self.rest = rest
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"store-{name}")
+        begin = _give_way if background else None
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"store-{name}", initializer=begin)
 
     async def run[T](self, work: Callable[[], T], *, resting: bool, undo: Callable[[T], object] | None = None) -> T:
         """Do `work` in a thread; with `resting`, not while the lane rests.
@@ -94,6 +101,12 @@ class Lane:
         for _ in range(self._threads):
             self._pool.submit(leave)
         self._pool.shutdown()
+
+
+def _give_way() -> None:
+    """Linux has a nice value for each thread, and where there is no other it goes for its disk reads, too."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICEST)
 
 
 def _undo[T](done: Future[T], undo: Callable[[T], object]) -> None:

@@ -1,7 +1,7 @@
-"""The store of a data directory, for one look or change from outside, beside a server that may be running.
+"""The files and the index of a data directory, opened: by the server, and by commands beside it.
 
-Responsible for the bare parts: files and index, without threads, and without the tidying that a server does. Must not
-know what anybody wants of them. Blocks.
+Responsible for the bare parts, without threads, and without the tidying that a server does; and for databases that
+cannot be used. Must not know what anybody wants of them. Blocks.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pullthrough.store.faults import INDEX_ERRORS, StoreError, from_disk, from_index
+from pullthrough.store import repair
+from pullthrough.store.faults import INDEX_ERRORS, StoreError, from_disk, from_index, is_damage
 from pullthrough.store.files import BlobFiles
-from pullthrough.store.index import Index
+from pullthrough.store.index import Index, folders
 
 #: Seconds to wait for a server that writes.
 _BUSY: Final = 10.0
@@ -30,15 +31,35 @@ class Shelf:
     index: Index
 
 
+def open_index(root: Path, busy: float) -> tuple[Index, repair.Generation]:
+    """The index, and the generation of its databases. Those that cannot be used are put aside, and made anew.
+
+    Raises INDEX_ERRORS and OSError.
+    """
+    with repair.alone(root):
+        repair.put_aside_unusable(root, folders(root), thorough=False)
+        try:
+            return Index(root, busy), repair.generation(root)
+        except INDEX_ERRORS as error:
+            if is_damage(error) and repair.put_aside_unusable(root, folders(root), thorough=True):
+                return Index(root, busy), repair.generation(root)
+            raise
+
+
 @contextlib.contextmanager
-def opened(root: Path, *, make: bool = False) -> Iterator[Shelf]:
-    """The store in `root`, with `make` a new one if need be. StoreError, with the remedy, if there can be none."""
+def opened(root: Path, *, make: bool = False, mend: bool = False) -> Iterator[Shelf]:
+    """The store in `root`, with `make` a new one if need be. Only with `mend` unusable databases are put aside.
+
+    StoreError, with the remedy, if there is none or it cannot be used.
+    """
     try:
         if make and not root.exists():
             _check_owner(_above(root))
             BlobFiles(root)
         _check_owner(root)
-        with contextlib.closing(Index(root, _BUSY)) as index:
+        if not mend:
+            _check_databases(root)
+        with contextlib.closing(open_index(root, _BUSY)[0] if mend else Index(root, _BUSY)) as index:
             yield Shelf(BlobFiles(root), index)
     except OSError as error:
         raise from_disk(error) from error
@@ -64,3 +85,9 @@ def _check_owner(root: Path) -> None:
             name = pwd.getpwuid(owner).pw_name
             raise StoreError(f"{root.parent} belongs to {name}: do this as that user, for example with sudo -u {name}")
         raise StoreError(f"{root.parent} belongs to user {owner}: do this as that user")
+
+
+def _check_databases(root: Path) -> None:
+    """One of a later version would be taken for ours, and a damaged one is not for everybody to put aside."""
+    for folder, reason in repair.unusable(folders(root), thorough=False).items():
+        raise StoreError(f"the index in {folder} {reason}: pullthrough verify --repair makes a new one")

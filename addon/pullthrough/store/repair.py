@@ -22,7 +22,7 @@ from pullthrough import durable
 from pullthrough.store.disk import VERSION
 from pullthrough.store.faults import is_damage
 
-#: Databases that were put aside, below the store's root: of each the last one.
+#: Databases that were put aside, below the store's root: of each the last one. Damaged blobs lie beside them.
 _ASIDE: Final = "damaged"
 _LOCK: Final = "lock"
 #: What diskcache makes, and a look at its columns.
@@ -58,13 +58,18 @@ def put_aside_unusable(root: Path, folders: Sequence[Path], *, thorough: bool) -
 
     `thorough` reads all of them, for when one is known to be damaged somewhere. Only while `alone`.
     """
-    damage = {folder: reason for folder in folders if (reason := _damage(folder / DBNAME, thorough=thorough))}
+    damage = unusable(folders, thorough=thorough)
     for folder, reason in damage.items():
         place = _put_aside(root, folder)
         # Longer by a hole: that takes no room on a disk that is full.
         os.truncate(root / _LOCK, (root / _LOCK).stat().st_size + 1)
         log.warning("the index in %s %s; it was moved to %s, and a new one is made", folder, reason, place)
     return bool(damage)
+
+
+def unusable(folders: Sequence[Path], *, thorough: bool) -> dict[Path, str]:
+    """Those of the databases in `folders` that nobody can use, and why."""
+    return {folder: reason for folder in folders if (reason := _damage(folder / DBNAME, thorough=thorough))}
 
 
 def _damage(file: Path, *, thorough: bool) -> str | None:
@@ -97,7 +102,7 @@ def _objection(connection: sqlite3.Connection, *, thorough: bool) -> str | None:
 
 def _put_aside(root: Path, folder: Path) -> Path:
     """Move the database with what SQLite keeps beside it; to where."""
-    place = root / _ASIDE / (folder.name if folder != root else "blobs")
+    place = root / _ASIDE / (folder.name if folder != root else "index")
     shutil.rmtree(place, ignore_errors=True)
     for made in (place.parent, place):
         made.mkdir(mode=0o700, exist_ok=True)

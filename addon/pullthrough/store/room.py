@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from pullthrough.core.digest import Digest
+from pullthrough.store import quarantine
 from pullthrough.store.faults import StoreError
 from pullthrough.store.files import BlobFiles, Partial
 from pullthrough.store.index import Index
@@ -51,7 +52,7 @@ class Holds:
 
 
 class Room:
-    """At most `size` bytes of blobs, of what is being filled, and of what earlier fills left."""
+    """At most `size` bytes of blobs, damaged ones too, of what is being filled, and of what earlier fills left."""
 
     def __init__(
         self, files: BlobFiles, index: Index, size: int, min_free: int, spared: Callable[[Digest], bool]
@@ -114,7 +115,8 @@ class _Eviction:
         self._reserved = reserved
         self._spared = spared
         filling = {partial.path for partial in reserved}
-        self._idle = {path: size for path, size in files.partials().items() if path not in filling}
+        left = {path: size for path, size in files.partials().items() if path not in filling}
+        self._idle = quarantine.kept(files.root) | left
         self._candidates = iter(list(self._idle))
 
     def make_room(self, size: int, min_free: int) -> None:
@@ -133,7 +135,7 @@ class _Eviction:
         return self._index.bytes() + sum(self._reserved.values()) + sum(self._idle.values())
 
     def _evict_one(self) -> bool:
-        """Delete what is missed least: an abandoned partial, else the least recently used blob. Was there one?"""
+        """Delete what is missed least: a damaged blob, an abandoned partial, the least recently used. Was there one?"""
         for path in self._candidates:
             if self._files.drop_partial(path):
                 del self._idle[path]
