@@ -188,6 +188,24 @@ async def test_a_disk_that_fails_under_a_hit_is_not_the_clients_trouble(
     assert not await proxy.has(digest), "it is fetched again"
 
 
+async def test_who_was_given_a_part_of_a_damaged_blob_is_cut(
+    proxy: Inside, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the upstream has beyond it would make a whole body of it."""
+    await cached(proxy, digest)
+    real, (row,) = os.pread, [row for found, row in proxy.store_index().blobs() if str(found) == digest]
+
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        if not offset:  # found by another process in this moment
+            (proxy.store_root / row.name).chmod(0o600 | DAMAGED)
+            return real(fd, size // 2, offset)
+        return real(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(BodyError, match="found damaged"):
+        await proxy.get(at(digest))
+
+
 # -- access
 
 

@@ -62,7 +62,7 @@ def flags(command: str) -> set[str]:
 
 def test_the_commands() -> None:
     of_the_ca = {"ca init", "ca show", "ca export", "ca rotate"}
-    of_the_store = {"ls", "show", "du", "pin", "unpin", "pins", "purge", "export", "import"}
+    of_the_store = {"ls", "show", "du", "pin", "unpin", "pins", "purge", "verify", "export", "import"}
     assert {"run", "version", "env", "doctor"} | of_the_ca | of_the_store == commands().keys()
 
 

@@ -23,6 +23,7 @@ from pullthrough.commands import ca, flags, layouts, pinning, stored
 from pullthrough.commands.doctor import doctor
 from pullthrough.commands.env import env
 from pullthrough.commands.tables import print_table
+from pullthrough.commands.verify import verify
 from pullthrough.config import ConfigError
 from pullthrough.gate import GateError
 from pullthrough.keyring import KeyringError
@@ -139,7 +140,7 @@ def run(
 
 app.command()(doctor)
 app.command()(env)
-for command in (stored.ls, stored.show, stored.du, pinning.pin, pinning.unpin, pinning.pins, pinning.purge):
+for command in (stored.ls, stored.show, stored.du, pinning.pin, pinning.unpin, pinning.pins, pinning.purge, verify):
     app.command(rich_help_panel=_STORED)(command)
 app.command("export", rich_help_panel=_STORED)(layouts.export)
 app.command("import", rich_help_panel=_STORED)(layouts.import_)
