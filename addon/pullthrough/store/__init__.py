@@ -38,6 +38,7 @@ from pullthrough.store.opened import Shelf, open_index
 from pullthrough.store.quarantine import Quarantine
 from pullthrough.store.room import KEEP_FREE, Holds, Room
 from pullthrough.store.scrub import RATE, Scrub
+from pullthrough.store.tidying import tidy
 
 __all__ = ["DamagedBlob", "Fate", "Filling", "Link", "Partial", "Store", "StoreError", "StoredBlob", "Taken"]
 
@@ -45,6 +46,8 @@ __all__ = ["DamagedBlob", "Fate", "Filling", "Link", "Partial", "Store", "StoreE
 BUSY: Final = 3.0
 #: Seconds for which an index that failed is left alone.
 REST: Final = 5.0
+#: Seconds between two steps of work in the background.
+_PAUSE: Final = 0.001
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +60,6 @@ class _Parts:
     index: Index
     room: Room
     quarantine: Quarantine
-    spared: Callable[[Digest], bool]
     #: Of the databases (`repair.generation`).
     generation: repair.Generation
 
@@ -150,7 +152,7 @@ class Store:
         self._opened: _Parts | None = None
         self._opening = threading.Lock()
         self._unopened = Rest(rest)
-        self._closing = False
+        self._closing = threading.Event()
         #: The index that each thread has connections to.
         self._used = threading.local()
         #: Is the look at all files over that follows each opening?
@@ -203,8 +205,10 @@ class Store:
     async def retire(self, age: float) -> int:
         """Delete what was not used for `age` seconds; how many blobs were."""
         before, gone = time.time() - age, 0
-        while not self._closing and await self._do(self._fill, lambda parts: _retire(parts, before)):
-            gone += 1
+        while not self._closing.is_set() and (
+            some := await self._do(self._fill, lambda parts: parts.room.retire(before))
+        ):
+            gone += some
         return gone
 
     async def write_down(self) -> None:
@@ -289,9 +293,9 @@ class Store:
 
     async def aclose(self) -> None:
         """Write down what is still in memory and close. Safe to call twice; afterwards everything is a StoreError."""
-        closing, self._closing = self._closing, True
-        if closing:
+        if self._closing.is_set():
             return
+        self._closing.set()
         with contextlib.suppress(StoreError):
             await self._note.run(self._settle, resting=True)
         if self._scrub is not None:
@@ -307,7 +311,7 @@ class Store:
         resting: bool = True,
         undo: Callable[[T], object] | None = None,
     ) -> T:
-        if self._closing:
+        if self._closing.is_set():
             raise StoreError("the store is closed")
         try:
             result = await lane.run(lambda: self._with_parts(work), resting=resting, undo=undo)
@@ -363,7 +367,7 @@ class Store:
                 spared = functools.partial(self._spared, shelf)
                 room = Room(files, index, self.size, self._min_free, spared)
                 quarantine = Quarantine(shelf, self._damaged)
-                self._opened = _Parts(files, index, room, quarantine, spared, generation)
+                self._opened = _Parts(files, index, room, quarantine, generation)
                 self.tidied.clear()
                 self._fill.spawn(self._tidy)
             return self._opened
@@ -409,25 +413,17 @@ class Store:
         self._use(None)
 
     def _tidy(self) -> None:
-        """See that every row has its file and its place in the order of use, and every file its row.
-
-        A crash between rename and row leaves a file without one; so does an index that was given up. Rows first: a
-        file is not needed where there is another.
-        """
         with self._tidying:
             parts = self._opened
             if parts is None or self.tidied.is_set():
                 return
-            files, index = parts.files, parts.index
-            self._use(index)
-            index.enlist(lambda: not self._closing, files.present)
-            for name in files.blobs():
-                if self._closing:
-                    return
-                if not index.owns(name):
-                    files.settle(name, index.owns, index.rediscover)
-            if self._opened is parts:
+            self._use(parts.index)
+            if tidy(parts.files, parts.index, self._going_on) and self._opened is parts:
                 self.tidied.set()
+
+    def _going_on(self) -> bool:
+        """May work in the background take another step? It leaves the interpreter to pulls for a moment first."""
+        return not self._closing.wait(_PAUSE)
 
     def _open(self, parts: _Parts, digest: Digest) -> tuple[int, Adopted] | None:
         while (row := parts.index.find(digest)) is not None:
@@ -462,12 +458,6 @@ def _whole(parts: _Parts, digest: Digest, row: Adopted) -> int | str:
         if is_bad_medium(error):
             return str(error.strerror)
         raise
-
-
-def _retire(parts: _Parts, before: float) -> bool:
-    """Was there one?"""
-    digest = parts.index.unused_since(before, parts.spared)
-    return digest is not None and parts.index.drop(digest)
 
 
 def _begin(parts: _Parts, digest: Digest) -> Partial:

@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,10 @@ _SCAN: Final = (
 _LAST_CHARACTER: Final = "\U0010ffff"
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
+#: Rows that are read together.
+_PAGE: Final = 64
+#: The same where their keys are enough.
+_MANY: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,17 +172,80 @@ class Rows(diskcache.Cache):  # type: ignore[misc]
         found = self._sql(_OLDEST, (begin,)).fetchall() or self._sql(_BEYOND, (end,)).fetchall()
         return str(self._disk.get(found[0][0], True)) if found else None
 
-    def delete_file(self, key: str, name: str) -> bool:
-        """Delete the row of the adopted file `name`, and then the file. False if the key has another one, or none.
+    def put_last(self, key: str, value: Any) -> None:
+        """Set a row that adopts no file, and make it the last in the order. Belongs into a transaction."""
+        _, mode, _, stored = self._disk.store(value, False)
+        moved = self._sql(
+            "UPDATE Cache SET rowid = (SELECT max(rowid) + 1 FROM Cache), mode = ?, value = ?"
+            " WHERE key = ? AND raw = 1",
+            (mode, stored, key),
+        )
+        if not moved.rowcount:
+            self.set(key, value)
 
-        Not to be had by looking and deleting in one `transact`: there diskcache deletes the file before COMMIT, and a
-        crash leaves a row without its file.
+    def in_order(self) -> Iterator[tuple[int, str, Any]]:
+        """The number, key and value of every row, in the order of insertion.
+
+        Others may write meanwhile; what they put last is not met.
         """
-        delete = "DELETE FROM Cache WHERE key = ? AND raw = 1 AND filename = ?"
-        done: bool = self._sql(delete, (key, name)).rowcount == 1
-        if done:
+        number, [(last,)] = -(2**63), self._sql("SELECT coalesce(max(rowid), 0) FROM Cache")
+        page = (
+            "SELECT rowid, key, raw, mode, filename, value FROM Cache WHERE rowid > ? AND rowid <= ?"
+            " ORDER BY rowid LIMIT ?"
+        )
+        while rows := self._sql(page, (number, last, _PAGE)).fetchall():
+            for row, key, raw, mode, filename, value in rows:
+                yield row, self._disk.get(key, raw), self._disk.fetch(mode, filename, value, False)
+            number = rows[-1][0]
+
+    def pages(self) -> Iterator[list[str]]:
+        """All keys, some at a time."""
+        number, page = -(2**63), "SELECT rowid, key, raw FROM Cache WHERE rowid > ? ORDER BY rowid LIMIT ?"
+        while rows := self._sql(page, (number, _MANY)).fetchall():
+            number = rows[-1][0]
+            yield [self._disk.get(key, raw) for _, key, raw in rows]
+
+    def lacking(self, keys: Iterable[str]) -> list[str]:
+        """Those of `keys` that have no row."""
+        found = self._sql(
+            "SELECT value FROM json_each(?)"
+            " WHERE NOT EXISTS (SELECT 1 FROM Cache WHERE Cache.key = json_each.value AND raw = 1)",
+            (json.dumps(list(keys)),),
+        )
+        return [key for (key,) in found]
+
+    def beginnings(self) -> list[str]:
+        """Two characters behind the colon and all before: every such beginning that a key has."""
+        found = self._sql("SELECT DISTINCT substr(key, 1, instr(key, ':') + 2) FROM Cache WHERE raw = 1")
+        return [beginning for (beginning,) in found]
+
+    def adopted(self, prefix: str) -> set[str]:
+        """The names of the adopted files of all keys that begin with `prefix`."""
+        found = self._sql(
+            "SELECT filename FROM Cache WHERE key BETWEEN ? AND ? AND raw = 1 AND typeof(filename) = 'text'",
+            (prefix, f"{prefix}\U0010ffff"),
+        )
+        return {name for (name,) in found}
+
+    def discard(self, rows: Iterable[tuple[str, str]]) -> int:
+        """Delete the rows of these keys and adopted files, where the row still has that file; how many did.
+
+        The files go after the commit: a crash between leaves files without rows, which are found again.
+        """
+        gone = []
+        with self.transact():
+            for key, name in rows:
+                if self._sql("DELETE FROM Cache WHERE key = ? AND raw = 1 AND filename = ?", (key, name)).rowcount:
+                    gone.append(name)
+        for name in gone:
             self._disk.remove(name)
-        return done
+        return len(gone)
+
+    def forget(self, places: Iterable[tuple[int, str]]) -> None:
+        """Delete rows that adopt no file, by number and key: one that was put last since stays."""
+        with self.transact():
+            for place in places:
+                self._sql("DELETE FROM Cache WHERE rowid = ? AND key = ? AND raw = 1", place)
 
 
 def _make_private(file: Path) -> None:

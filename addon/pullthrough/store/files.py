@@ -15,7 +15,7 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -294,16 +294,6 @@ class BlobFiles:
         os.close(fd)
         return None
 
-    def present(self, name: str, size: int) -> bool:
-        """Is there a file of `size` bytes under this name?"""
-        try:
-            status = (self.root / name).stat(follow_symlinks=False)
-        except OSError as error:
-            if error.errno in _NO_FILE:
-                return False
-            raise
-        return stat.S_ISREG(status.st_mode) and status.st_size == size
-
     def holds(self, fd: int, digest: Digest, *, paid: Callable[[int], object] = int, from_disk: bool = False) -> bool:
         """Is the whole file this blob? `paid` hears of every piece's length, and may take its time.
 
@@ -324,30 +314,43 @@ class BlobFiles:
         """Delete a committed blob that no index row owns."""
         (self.root / name).unlink(missing_ok=True)
 
-    def blobs(self) -> Iterator[str]:
-        """The names of all committed blobs, read as they are asked for."""
-        for algorithm in _entries(self.root / names.BLOBS):
-            for folder in _entries(Path(algorithm.path)):
-                for entry in _entries(Path(folder.path)):
-                    name = f"{names.BLOBS}/{algorithm.name}/{folder.name}/{entry.name}"
-                    if entry.is_file(follow_symlinks=False) and names.digest_of(name) is not None:
-                        yield name
+    def folders(self) -> set[str]:
+        """Every folder that blob files can lie in, relative to the root."""
+        algorithms = [entry.name for entry in _entries(self.root / names.BLOBS)]
+        return {
+            f"{names.BLOBS}/{algorithm}/{entry.name}"
+            for algorithm in algorithms
+            for entry in _entries(self.root / names.BLOBS / algorithm)
+        }
 
-    def settle(self, name: str, owned: Callable[[str], bool], adopt: Callable[[str, int], bool]) -> None:
-        """See that a committed blob has a row, unless its commit is still under way: `owned`, or `adopt`ed by size.
+    def blobs(self, folder: str) -> set[str]:
+        """The names of all files in one of `folders`; some may be no blobs of ours."""
+        entries = _entries(self.root / folder)
+        return {f"{folder}/{entry.name}" for entry in entries if entry.is_file(follow_symlinks=False)}
 
-        What is neither is deleted.
+    def settle(
+        self,
+        some: Iterable[str],
+        owned: Callable[[str], bool],
+        adopt: Callable[[Mapping[str, int]], Container[str]],
+    ) -> None:
+        """See that these committed blobs have rows, unless their commit is still under way.
+
+        Those that are not `owned` are offered for adoption, by name and size; what is not adopted is deleted.
         """
-        path = self.root / name
-        fd = _locked(path, create=False)
-        if fd is None:
-            return
-        try:
-            # Asked again: nobody who held the lock before can make a row for it any more.
-            if not owned(name) and not adopt(name, os.fstat(fd).st_size):
-                path.unlink(missing_ok=True)
-        finally:
-            os.close(fd)
+        with contextlib.ExitStack() as locked:
+            found = {}
+            for name in some:
+                fd = _locked(self.root / name, create=False)
+                if fd is None:
+                    continue
+                locked.callback(os.close, fd)
+                if not owned(name):  # asked again: nobody who held the lock before can make a row for it any more
+                    found[name] = os.fstat(fd).st_size
+            adopted = adopt(found) if found else ()
+            for name in found:
+                if name not in adopted:
+                    self.remove(name)
 
     def free(self) -> int:
         """Bytes that the file system has left for us."""

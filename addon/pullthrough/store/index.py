@@ -8,6 +8,7 @@ Everything here blocks for microseconds (diskcache on SQLite); callers run it in
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,8 @@ _UNVERIFIED: Final = "?"
 _AFTER_DIGESTS: Final = "~"
 #: Uses that are remembered before they are written down together.
 _BATCH: Final = 128
+#: Rows that are written, or dropped, in one transaction. Others wait so long.
+_TOGETHER: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +86,21 @@ class Index:
         self._use({digest: 0})
         self._blobs.set(str(digest), Adopted(name, size), tag=str(size))
 
-    def rediscover(self, name: str, size: int) -> bool:
-        """As `adopt`, for a file that was found without a row and is not verified. Not if there is another. Done?"""
-        digest = names.digest_of(name)
-        if digest is None:
-            return False
-        with self._blobs.transact():
-            if self.find(digest) is not None:
-                return False
-            self._recency.add(str(digest), [int(time.time()), 0])
-            self._blobs.set(str(digest), Adopted(name, size), tag=f"{size}{_UNVERIFIED}")
-            self._blobs.date(str(digest), 0)
-        return True
+    def rediscover(self, found: Mapping[str, int]) -> set[str]:
+        """As `adopt`, for files that were found without a row and are not verified, by name and size.
+
+        The names of those that were adopted: not if there is another file of the same blob.
+        """
+        adopted, now = set(), int(time.time())
+        with self._blobs.transact(), self._recency.transact():
+            for name, size in found.items():
+                digest = names.digest_of(name)
+                if digest is not None and self.find(digest) is None:
+                    self._recency.add(str(digest), [now, 0])
+                    self._blobs.set(str(digest), Adopted(name, size), tag=f"{size}{_UNVERIFIED}")
+                    self._blobs.date(str(digest), 0)
+                    adopted.add(name)
+        return adopted
 
     # -- when blobs were verified: the dates of their rows. What is adopted is verified.
 
@@ -136,12 +142,19 @@ class Index:
 
         Links stay: they are facts about the upstream.
         """
-        if only is None:
-            self._blobs.delete(str(digest))
-        elif not self._blobs.delete_file(str(digest), only.name):
+        row = only or self.find(digest)
+        if row is None or not self._blobs.discard([(str(digest), row.name)]):
             return False
         self._recency.delete(str(digest))
         return True
+
+    def folders(self) -> set[str]:
+        """The folders in which files should be, relative to the root."""
+        return {folder for beginning in self._blobs.beginnings() if (folder := names.folder_of(beginning)) is not None}
+
+    def files(self, folder: str) -> set[str]:
+        """The names of all files in `folder` that are somebody's blob."""
+        return self._blobs.adopted(names.beginning_in(folder))
 
     def bytes(self) -> int:
         """Bytes in all blob files."""
@@ -151,7 +164,7 @@ class Index:
         """Number of blobs."""
         return len(self._blobs)
 
-    # -- order of use: a queue. diskcache hands rows out in the order of insertion, so to use is to insert anew.
+    # -- order of use: a queue. What is used is put last, what goes is taken from the front.
 
     def touch(self, digest: Digest) -> bool:
         """`digest` was read. Only remembered; True when so much is remembered that it is time to `flush`."""
@@ -169,74 +182,80 @@ class Index:
     def _use(self, reads: Mapping[Digest, int]) -> None:
         """They were used just now, and read so many times."""
         now = int(time.time())
-        with self._recency.transact():
-            for digest, times in reads.items():
-                hits = _use_of(self._recency.pop(str(digest))).hits
-                self._recency.set(str(digest), [now, hits + times])
+        uses = {str(digest): self.use(digest).hits + times for digest, times in reads.items()}
+        self._put_last({key: [now, hits] for key, hits in uses.items()})
 
-    def least_recently_used(self, spared: Callable[[Digest], bool]) -> Digest | None:
-        """The blob that was not used for the longest time, but for those that are spared; None if there is none.
+    def _put_last(self, uses: Mapping[str, Any]) -> None:
+        for some in itertools.batched(uses.items(), _TOGETHER):
+            with self._recency.transact():
+                for key, used in some:
+                    self._recency.put_last(key, used)
 
-        Those go behind all others, so that they are not met again and again.
+    def evict(self, wanted: int, spared: Callable[[Digest], bool]) -> int:
+        """Drop what was not used for longest and is not spared: `wanted` bytes, or as many blobs as go at once.
+
+        How many went; 0 if there are none.
+        """
+        return self._drop_oldest(spared, lambda use, freed: freed >= wanted)
+
+    def retire(self, before: float, spared: Callable[[Digest], bool]) -> int:
+        """Drop what was last used before that moment (epoch seconds) and is not spared, as many as go at once.
+
+        How many went. A use of which the time is not known counts as now.
+        """
+        now, unknown = int(time.time()), {}
+        for _, key, row in self._recency.in_order():
+            use = _use_of(row)
+            if use.last:
+                break
+            unknown[key] = [now, use.hits]
+        self._put_last(unknown)
+        return self._drop_oldest(spared, lambda use, freed: not use.last or use.last >= before)
+
+    def _drop_oldest(self, spared: Callable[[Digest], bool], until: Callable[[Use, int], bool]) -> int:
+        """Go through the order of use and drop blobs `until` the next one's use, or the bytes so far, say so.
+
+        What is spared goes behind all others, so that it is not met again and again: its time of use stays.
         """
         self.flush()
-        for _ in range(len(self._recency)):
-            oldest = self._oldest()
-            if oldest is None or not spared(oldest[0]):
-                return oldest and oldest[0]
-            self._put_behind(oldest[0])
-        return None
-
-    def _put_behind(self, digest: Digest) -> None:
-        """To the end of the order, without being used."""
-        with self._recency.transact():
-            use = _use_of(self._recency.pop(str(digest)))
-            self._recency.set(str(digest), [use.last, use.hits])
-
-    def unused_since(self, moment: float, spared: Callable[[Digest], bool]) -> Digest | None:
-        """A blob that was last used before `moment` (epoch seconds), but for those that are spared; None without."""
-        self.flush()
-        for _ in range(len(self._recency)):
-            oldest = self._oldest()
-            if oldest is None or oldest[1] >= moment:
-                return None
-            if oldest[1] == 0:  # when is not known
-                self._use({oldest[0]: 0})
-            elif spared(oldest[0]):
-                self._put_behind(oldest[0])
+        victims, places, passed, freed = list[tuple[str, str]](), list[tuple[int, str]](), dict[str, Any](), 0
+        for number, key, row in self._recency.in_order():
+            digest, use = Digest.parse(key), _use_of(row)
+            if digest is not None and spared(digest):
+                passed[key] = [use.last, use.hits]
+                continue
+            if len(victims) == _TOGETHER or until(use, freed):
+                break
+            places.append((number, key))
+            if digest is not None and (blob := self.find(digest)) is not None:
+                victims.append((key, blob.name))
+                freed += blob.size
             else:
-                return oldest[0]
-        return None
+                self._drop_foreign(key)
+        self._blobs.discard(victims)
+        self._recency.forget(places)
+        if victims:
+            self._put_last(passed)
+        return len(victims)
 
-    def _oldest(self) -> tuple[Digest, float] | None:
-        """The first in the order of use, and when that was."""
-        while True:
-            try:
-                key, used = self._recency.peekitem(last=False)
-            except KeyError:
-                return None
-            digest = Digest.parse(key)
-            if digest is not None and key in self._blobs:
-                return digest, _use_of(used).last
-            self._recency.delete(key)
+    def _drop_foreign(self, key: str) -> None:
+        """Delete a row that we did not write, if there is one."""
+        if key in self._blobs:
+            with self._blobs.transact():
+                digest = Digest.parse(key)
+                if digest is None or self.find(digest) is None:
+                    self._blobs.delete(key)
 
-    def enlist(self, going_on: Callable[[], bool], present: Callable[[str, int], bool]) -> None:
-        """Forget blobs whose file is not `present`, and give every other one a place in the order of use.
-
-        A power failure can take back that a row was deleted, and not that its file was; a blob that has no place
-        (that database was lost) would never be evicted.
-        """
-        for key in self._blobs:
+    def enlist(self, going_on: Callable[[], bool]) -> None:
+        """Give every blob a place in the order: one that has none (that database was lost) would never be evicted."""
+        for keys in self._blobs.pages():
             if not going_on():
                 return
-            digest = Digest.parse(key)
-            row = self.find(digest) if digest is not None else None
-            if digest is None:
-                self._blobs.delete(key)
-            elif row is not None and not present(row.name, row.size):
-                self.drop(digest, row)
-            elif key not in self._recency:
-                self._recency.add(key, [int(time.time()), 0])
+            lacking = self._recency.lacking(keys)
+            for key in lacking:
+                if Digest.parse(key) is None:
+                    self._drop_foreign(key)
+            self._put_last({key: [int(time.time()), 0] for key in lacking if Digest.parse(key) is not None})
 
     # -- all of them, for those who look after the store
 

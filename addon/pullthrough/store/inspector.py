@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -90,11 +90,13 @@ class Inspector:
         """
         for digest, _ in self._index.blobs():
             yield from self._look_at(digest, paid, repair=repair)
-        for name in self._files.blobs():
-            if not self._index.owns(name):
-                yield from self._settle(name, repair=repair)
-                if self._index.owns(name) and (taken := names.digest_of(name)) is not None:
-                    yield from self._look_at(taken, paid, repair=repair)
+        for folder in sorted(self._files.folders()):
+            for name in sorted(self._files.blobs(folder)):
+                lost = names.digest_of(name)
+                if lost is not None and not self._index.owns(name):
+                    yield from self._settle(name, repair=repair)
+                    if self._index.owns(name):
+                        yield from self._look_at(lost, paid, repair=repair)
 
     def find(self, digest: Digest) -> tuple[Digest, Adopted] | None:
         """What is to be inspected, if it is there."""
@@ -135,12 +137,12 @@ class Inspector:
         """A file without a row: taken over or, if it is one too many, deleted. Not if its commit is still under way."""
         found = []
 
-        def adopt(name: str, size: int) -> bool:
+        def adopt(lost: Mapping[str, int]) -> Container[str]:
             found.append(Finding(name, Verdict.WITHOUT_ROW, mended=repair))
-            return self._index.rediscover(name, size) if repair else True
+            return self._index.rediscover(lost) if repair else lost
 
         try:
-            self._files.settle(name, self._index.owns, adopt)
+            self._files.settle([name], self._index.owns, adopt)
         except OSError as error:
             found = [Finding(name, Verdict.UNREADABLE, error.strerror or type(error).__name__)]
         yield from found

@@ -13,6 +13,7 @@ from typing import Final
 from pullthrough.core.digest import Digest
 
 BLOBS: Final = "blobs"
+_BEGINNING: Final = re.compile("(sha256|sha512):([0-9a-f]{2})")
 _NAME: Final = re.compile(rf"{BLOBS}/(sha256|sha512)/([0-9a-f]{{2}})/(\2[0-9a-f]+)-[0-9a-f]{{16}}")
 
 
@@ -28,3 +29,15 @@ def digest_of(name: str) -> Digest | None:
     """The digest that `name` stands for; None if it is no name of ours."""
     match = _NAME.fullmatch(name)
     return Digest.parse(f"{match[1]}:{match[3]}") if match else None
+
+
+def folder_of(beginning: str) -> str | None:
+    """Where the files lie of all digests with this beginning (`sha256:ab`); None if no digest begins so."""
+    match = _BEGINNING.fullmatch(beginning)
+    return f"{BLOBS}/{match[1]}/{match[2]}" if match else None
+
+
+def beginning_in(folder: str) -> str:
+    """How the digests begin of which the files lie in `folder`: the other way round."""
+    _, algorithm, hexadecimal = folder.split("/")
+    return f"{algorithm}:{hexadecimal}"

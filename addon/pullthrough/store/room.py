@@ -97,6 +97,10 @@ class Room:
         with self._lock:
             self._reserved.pop(partial, None)
 
+    def retire(self, before: float) -> int:
+        """Let go of some of what was last used before that moment (epoch seconds); how many blobs were."""
+        return self._index.retire(before, self._spared)
+
     def _restore(self, partial: Partial, before: int | None) -> None:
         if before is None:
             del self._reserved[partial]
@@ -116,32 +120,39 @@ class _Eviction:
         self._spared = spared
         filling = {partial.path for partial in reserved}
         left = {path: size for path, size in files.partials().items() if path not in filling}
-        self._idle = quarantine.kept(files.root) | left
-        self._candidates = iter(list(self._idle))
+        self._idle = list((quarantine.kept(files.root) | left).items())
+        self._idle_bytes = sum(size for _, size in self._idle)
+        self._candidates = iter(self._idle)
 
     def make_room(self, size: int, min_free: int) -> None:
-        """Evict until everything fits, in the store and on the disk. StoreError and OSError if it cannot."""
+        """Evict until everything fits, in the store and on the disk. StoreError and OSError if it cannot.
+
+        Then a little on the way to the low watermark: all of that at once may be a lot, and somebody waits.
+        """
         if self._total() > size:
-            while self._total() > size * _LOW_WATERMARK and self._evict_one():
-                pass
-            if self._total() > size:
-                raise StoreError("all room is taken by what is being filled or pulled, or pinned", full=True)
+            while (excess := self._total() - size) > 0:
+                if not self._evict(excess):
+                    raise StoreError("all room is taken by what is being filled or pulled, or pinned", full=True)
+            if (excess := self._total() - int(size * _LOW_WATERMARK)) > 0:
+                self._evict(excess)
         unwritten = sum(max(0, wanted - partial.written) for partial, wanted in self._reserved.items())
-        while self._files.free() < unwritten + min_free:
-            if not self._evict_one():
+        while (lacking := unwritten + min_free - self._files.free()) > 0:
+            if not self._evict(lacking):
                 raise OSError(errno.ENOSPC, "the disk is full")
 
     def _total(self) -> int:
-        return self._index.bytes() + sum(self._reserved.values()) + sum(self._idle.values())
+        return self._index.bytes() + sum(self._reserved.values()) + self._idle_bytes
 
-    def _evict_one(self) -> bool:
-        """Delete what is missed least: a damaged blob, an abandoned partial, the least recently used. Was there one?"""
-        for path in self._candidates:
+    def _evict(self, wanted: int) -> bool:
+        """Delete so many bytes, or fewer, of what is missed least. Was there anything?
+
+        Damaged blobs and abandoned partials, else the least recently used blobs.
+        """
+        freed = 0
+        for path, size in self._candidates:
             if self._files.drop_partial(path):
-                del self._idle[path]
-                return True
-        digest = self._index.least_recently_used(self._spared)
-        if digest is None:
-            return False
-        self._index.drop(digest)
-        return True
+                self._idle_bytes -= size
+                freed += size
+                if freed >= wanted:
+                    break
+        return freed > 0 or self._index.evict(wanted, self._spared) > 0
