@@ -87,8 +87,8 @@ class Model(RuleBasedStateMachine):
 
     clock: Clock
 
-    @initialize(some=st.permutations(list(CONTENTS)))
-    def start(self, some: list[Digest]) -> None:
+    @initialize(some=st.permutations(list(CONTENTS)), begun=st.lists(digests, max_size=2, unique=True))
+    def start(self, some: list[Digest], begun: list[Digest]) -> None:
         self.clock.now = Clock.now
         self.runner = asyncio.Runner()
         self.folder = tempfile.TemporaryDirectory()
@@ -108,6 +108,10 @@ class Model(RuleBasedStateMachine):
         self.open()
         for digest in some:
             self.a_small_blob_is_stored(digest)
+        for digest in begun:
+            self.a_fill_begins(digest, announced=False)
+            self.write(digest, 500)
+            self.stop(digest, keep=True)
 
     def open(self) -> None:
         self.health = Health()
