@@ -67,8 +67,8 @@ class Index:
             )
             self._blobs.order_by_date()
             opened.pop_all()
-        #: How often each was read since that was last written down; what was read last at the end.
-        self._touched: dict[Digest, int] = {}
+        #: When each was read, and how often since that was last written down; what was read last at the end.
+        self._touched: dict[Digest, Use] = {}
         self._touching = threading.Lock()
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ class Index:
 
         Recency first: a row there without a blob is harmless, a blob that is in no order is not evicted.
         """
-        self._use({digest: 0})
+        self._use({digest: Use(time.time())})
         self._blobs.set(str(digest), Adopted(name, size), tag=str(size))
 
     def rediscover(self, found: Mapping[str, int]) -> set[str]:
@@ -169,7 +169,8 @@ class Index:
     def touch(self, digest: Digest) -> bool:
         """`digest` was read. Only remembered; True when so much is remembered that it is time to `flush`."""
         with self._touching:
-            self._touched[digest] = self._touched.pop(digest, 0) + 1
+            before = self._touched.pop(digest, None)
+            self._touched[digest] = Use(time.time(), before.hits + 1 if before is not None else 1)
             return len(self._touched) >= _BATCH
 
     def flush(self) -> None:
@@ -179,11 +180,11 @@ class Index:
         if touched:
             self._use(touched)
 
-    def _use(self, reads: Mapping[Digest, int]) -> None:
-        """They were used just now, and read so many times."""
-        now = int(time.time())
-        uses = {str(digest): self.use(digest).hits + times for digest, times in reads.items()}
-        self._put_last({key: [now, hits] for key, hits in uses.items()})
+    def _use(self, uses: Mapping[Digest, Use]) -> None:
+        """They were used then, and read so many times more."""
+        self._put_last(
+            {str(digest): [round(use.last, 3), self.use(digest).hits + use.hits] for digest, use in uses.items()}
+        )
 
     def _put_last(self, uses: Mapping[str, Any]) -> None:
         for some in itertools.batched(uses.items(), _TOGETHER):
