@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lab.inside import TroubledStore, until
 from lab.memory import Clock, Memory, remembering
 from pullthrough import facts as module
-from pullthrough.facts import Facts
+from pullthrough.facts import Facts, row_of
 from pullthrough.store import StoreError
 
 DAY = 24 * 3600.0
@@ -510,3 +510,18 @@ async def _step(memory: Memory, step: str, key: str, value: int) -> None:
             store(memory).failing.clear()
         case "later":
             memory.clock.time += 30
+
+
+# -- what commands write beside us
+
+
+async def test_what_a_command_wrote_after_we_dropped_it_is_seen_and_dropped_again(memory: Memory) -> None:
+    memory.facts.drop("k", shared=True)
+    await memory.facts.flush()
+
+    await memory.store.note({"k": row_of(memory.clock(), DAY, "brought")})
+    assert await memory.facts.get("k", shared=True) == "brought"
+
+    memory.facts.drop("k", shared=True)
+    assert await memory.facts.get("k", shared=True) is None
+    assert await (await memory.restart()).get("k", shared=True) is None

@@ -65,14 +65,14 @@ class Access:
         """May `principal` be given cached content of `repository` while the upstream cannot be asked?"""
         if await self._facts.get(_fact(principal, repository), self._grace) is True:
             return True
-        return self._grace > 0 and await self._facts.get(_vouched(principal, repository)) is True
+        return self._grace > 0 and await self._facts.get(_vouched(principal, repository), shared=True) is True
 
     def revoke(self, principal: bytes, repository: Repository) -> None:
         """The upstream refused: forget what it allowed before, and what it was asked before."""
         self._until.pop((principal, repository), None)
         self._refused.note((principal, repository), self._clock())
         self._facts.drop(_fact(principal, repository))
-        self._facts.drop(_vouched(principal, repository))
+        self._facts.drop(_vouched(principal, repository), shared=True)
 
     def changed(self, repository: Repository, digest: Digest) -> None:
         """The upstream deleted or replaced `digest` in `repository` just now."""

@@ -46,9 +46,12 @@ class Facts:
         #: When something was last given up that the disk did not take: what lies there from before may hold no more.
         self._given_up = -math.inf
 
-    async def get(self, key: str, within: float = math.inf) -> Any:
-        """What is known under `key`; None if nothing is, no more, or only from longer than `within` seconds ago."""
-        fact = await self._find(key)
+    async def get(self, key: str, within: float = math.inf, *, shared: bool = False) -> Any:
+        """What is known under `key`; None if nothing is, no more, or only from longer than `within` seconds ago.
+
+        What is `shared` an operator's commands may have written since we did.
+        """
+        fact = await self._find(key, shared)
         if fact is None:
             return None
         since, seconds, value = fact
@@ -61,9 +64,9 @@ class Facts:
         if fact is None or fact[1:] != (seconds, value) or not 0 <= now - fact[0] < seconds * _RENEW:
             self._learn(key, (now, seconds, value))
 
-    def drop(self, key: str) -> None:
+    def drop(self, key: str, *, shared: bool = False) -> None:
         """It holds no more."""
-        if not self._learned(key) or self._latest(key) is not None:
+        if shared or not self._learned(key) or self._latest(key) is not None:
             self._learn(key, None)
 
     async def flush(self) -> None:
@@ -72,9 +75,9 @@ class Facts:
             await asyncio.wait((self._writing,))
         await asyncio.wait((self._write_behind(),))
 
-    def _learned(self, key: str) -> bool:
+    def _learned(self, key: str, shared: bool = False) -> bool:  # noqa: FBT001, FBT002
         """Is what is on disk known without looking, or out of date?"""
-        return key in self._waiting or key in self._written
+        return key in self._waiting or (key in self._written and not shared)
 
     def _latest(self, key: str) -> Fact:
         return self._waiting[key] if key in self._waiting else self._written.get(key)
@@ -90,12 +93,12 @@ class Facts:
             self._writing = asyncio.create_task(self._write(), name="facts")
         return self._writing
 
-    async def _find(self, key: str) -> Fact:
+    async def _find(self, key: str, shared: bool) -> Fact:  # noqa: FBT001
         row = None
-        if not self._learned(key):
+        if not self._learned(key, shared):
             with contextlib.suppress(StoreError):
                 row = await self._store.recall(key)
-        if self._learned(key):
+        if self._learned(key, shared):
             return self._latest(key)
         fact = fact_of(row)
         return fact if fact is not None and fact[0] > self._given_up else None

@@ -93,7 +93,7 @@ class Tags:
         if asked > over:
             self._facts.put(key, [str(digest), over], self._max_stale)
             if brought.digest is not None:
-                self._facts.drop(_brought_key(repository, tag))
+                self._facts.drop(_brought_key(repository, tag), shared=True)
 
     async def last(self, repository: Repository, tag: str, accept: Sequence[str]) -> Digest | None:
         """What it named when it was last seen, unless something was imported since."""
@@ -123,7 +123,7 @@ class Tags:
 
     async def _brought(self, repository: Repository, tag: str) -> _Brought:
         """What it was imported as, and when."""
-        return _imported(await self._facts.get(_brought_key(repository, tag)))
+        return _imported(await self._facts.get(_brought_key(repository, tag), shared=True))
 
     async def _over(self, repository: Repository, tag: str) -> float:
         """When it was last deleted, moved or imported; 0 if never. It marks what was seen since."""
