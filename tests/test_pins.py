@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from lab.cached import YEARS, Cached
 from lab.stores import blob, fill
+from pullthrough import durable
 from pullthrough.catalog import Catalog
 from pullthrough.core.digest import Digest
 from pullthrough.pins import Keeper, PinError, Pins, kept
@@ -218,3 +221,41 @@ async def test_a_list_that_cannot_be_read_keeps_what_it_kept(
 
 async def test_without_a_list_nothing_is_kept(shelf: Shelf, pins: Pins) -> None:
     assert Digest.of(ONE) not in Keeper(pins)(shelf)
+
+
+async def test_a_list_that_was_never_read_keeps_everything(cached: Cached, shelf: Shelf, pins: Pins) -> None:
+    await cached.image("app", "v1", [ONE])
+    add(pins, shelf, f"{APP}:v1")
+    pins.file.write_bytes(b"{")
+
+    assert Digest.of(ONE) in Keeper(pins)(shelf)
+
+
+async def test_one_manifest_that_cannot_be_read_ends_no_pin(
+    cached: Cached, shelf: Shelf, pins: Pins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cached.image("app", "v1", [ONE])
+    add(pins, shelf, f"{APP}:v1")
+
+    def failing(*_: object) -> bytes:
+        raise OSError(errno.EIO, "the disk fails")
+
+    monkeypatch.setattr(os, "pread", failing)
+
+    assert Digest.of(ONE) in Keeper(pins)(shelf)
+
+
+async def test_a_full_disk_does_not_keep_pins_from_following(
+    cached: Cached, shelf: Shelf, pins: Pins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cached.image("app", "v1", [ONE])
+    add(pins, shelf, f"{APP}:v1")
+    await cached.image("app", "v1", [TWO])
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    monkeypatch.setattr(durable, "replace", full)
+    found = Keeper(pins)(shelf)
+
+    assert [Digest.of(layer) in found for layer in (ONE, TWO)] == [False, True]

@@ -6,6 +6,7 @@ or a glob follows what was pulled last. Must not know how anything is evicted. E
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -101,14 +102,28 @@ class Pins:
         before = self.all()
         after = [follow(catalog, pin) for pin in before]
         if [*before] != after:
-            with durable.locked(self._lock):
+            with contextlib.suppress(OSError), durable.locked(self._lock):
                 if self.all() == before:  # else somebody has changed the list since
-                    self._write(after)
+                    self._remember(after)
         return frozenset(digest for pin in after for digest in kept(catalog, pin))
+
+    def _remember(self, pins: Iterable[Pin]) -> None:
+        """A disk that does not take it, being full, must not keep anybody from knowing it."""
+        try:
+            self._write(pins)
+        except OSError as error:
+            log.warning("what pins mean now cannot be written to %s: %s", self.file, error)
 
     def _write(self, pins: Iterable[Pin]) -> None:
         content = json.dumps({"pins": [asdict(pin) for pin in pins]}, indent=2)
         durable.replace(self.file, content.encode())
+
+
+class _Everything:
+    """What is kept while nobody knows what is pinned."""
+
+    def __contains__(self, digest: object, /) -> bool:
+        return True
 
 
 class Keeper:
@@ -120,10 +135,10 @@ class Keeper:
         self._seen: tuple[int, int] | None = None
         self._until = 0.0
         self._catalog: tuple[Shelf, Catalog] | None = None
-        self._kept: Container[Digest] = frozenset()
+        self._kept: Container[Digest] = _Everything()
 
     def __call__(self, shelf: Shelf) -> Container[Digest]:
-        """What pins keep. While the list cannot be read, what they kept before."""
+        """What pins keep. While that cannot be found out, what they kept before; everything, if that is not known."""
         with self._lock:
             state = self._state()
             if state != self._seen or time.monotonic() > self._until:
@@ -143,8 +158,10 @@ class Keeper:
         """Another one whenever the list has changed; None without one."""
         try:
             status = self._pins.file.stat()
-        except OSError:
+        except FileNotFoundError:
             return None
+        except OSError:
+            return 0, 0  # there may be one
         return status.st_ino, status.st_mtime_ns
 
 
