@@ -14,9 +14,10 @@ from lab.cached import YEARS, Cached
 from lab.stores import blob, fill
 from pullthrough import durable
 from pullthrough.catalog import Catalog
+from pullthrough.commands.pinning import unpin
 from pullthrough.core.digest import Digest
 from pullthrough.pins import Keeper, PinError, Pins, kept
-from pullthrough.store import Store
+from pullthrough.store import Store, StoreError
 from pullthrough.store.opened import Shelf, opened
 
 ONE, TWO, THREE = (blob(number) for number in range(3))
@@ -259,3 +260,15 @@ async def test_a_full_disk_does_not_keep_pins_from_following(
     found = Keeper(pins)(shelf)
 
     assert [Digest.of(layer) in found for layer in (ONE, TWO)] == [False, True]
+
+
+async def test_another_user_cannot_take_the_list_away(
+    cached: Cached, shelf: Shelf, pins: Pins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cached.image("app", "v1", [ONE])
+    add(pins, shelf, f"{APP}:v1")
+    monkeypatch.setattr(os, "geteuid", lambda: cached.data_dir.stat().st_uid + 1)
+
+    with pytest.raises(StoreError, match="do this as that user"):
+        unpin(f"{APP}:v1", data_dir=str(cached.data_dir))
+    assert [pin.what for pin in pins.all()] == [f"{APP}:v1"]

@@ -23,7 +23,7 @@ from pullthrough.core.amounts import byte_size
 from pullthrough.core.digest import Digest
 from pullthrough.pins import Pin, Pins, kept
 from pullthrough.purging import Purge, carry_out, plan
-from pullthrough.store.opened import opened
+from pullthrough.store.opened import check_owner, opened
 
 _What = Annotated[
     str,
@@ -93,7 +93,9 @@ def pin(
 
 def unpin(what: _What, config: Config = None, data_dir: DataDir = None, platform: _Platform = "") -> None:
     """Treat it as everything else again. Nothing is deleted."""
-    Pins(settings(locals()).data_dir).remove(what, platform)
+    chosen = settings(locals())
+    check_owner(chosen.store_dir)
+    Pins(chosen.data_dir).remove(what, platform)
     typer.echo(f"no longer pinned: {what}")
 
 

@@ -54,9 +54,9 @@ def opened(root: Path, *, make: bool = False, mend: bool = False) -> Iterator[Sh
     """
     try:
         if make and not root.exists():
-            _check_owner(_above(root))
+            check_owner(_above(root))
             BlobFiles(root)
-        _check_owner(root)
+        check_owner(root)
         if not mend:
             _check_databases(root)
         with contextlib.closing(open_index(root, _BUSY)[0] if mend else Index(root, _BUSY)) as index:
@@ -72,7 +72,7 @@ def _above(root: Path) -> Path:
     return root.parent if root.parent.exists() else root.parent.parent
 
 
-def _check_owner(root: Path) -> None:
+def check_owner(root: Path) -> None:
     """What another user makes there, the server could not open any more."""
     try:
         owner = root.stat().st_uid
