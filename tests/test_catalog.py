@@ -10,6 +10,8 @@ import pytest
 from lab.cached import Cached
 from lab.stores import blob
 from pullthrough.catalog import Catalog, Image
+from pullthrough.core import media
+from pullthrough.core.children import Descriptor
 from pullthrough.core.digest import Digest
 from pullthrough.core.selections import parse_selection
 from pullthrough.purging import Purge, carry_out, plan
@@ -242,3 +244,18 @@ def test_what_belongs_to_another_user_is_left_alone(tmp_path: Path, monkeypatch:
     with pytest.raises(StoreError, match=r"belongs to .*: do this as that user"), opened(folder):
         pytest.fail("it was opened")
     assert not list(folder.iterdir())
+
+
+async def test_few_manifests_that_name_each_other_have_an_end(cached: Cached, shelf: Shelf) -> None:
+    named: list[tuple[str, Digest]] = []
+    for level in range(4):
+        made = []
+        for number in range(40):
+            body = {"level": level, "number": number, "manifests": [{"digest": str(one)} for _, one in named]}
+            made.append((str(number), await cached.manifest("app", None, body, media.OCI_INDEX)))
+        named = made
+    root = await cached.index("app", "v1", named)
+
+    tree = Catalog(shelf).tree(Descriptor(root, media.OCI_INDEX, is_manifest=True))
+
+    assert sum(1 for _ in tree.walk()) <= (1 << 14) + 1

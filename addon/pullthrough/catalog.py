@@ -8,6 +8,7 @@ moment old.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from pullthrough.tags import tags_of
 
 #: Indexes in indexes; further down nothing is looked at.
 _MAX_DEPTH: Final = 4
+#: Parts of one image that are looked at, counted as often as they are named: few manifests can name each other so that
+#: there is no end to it, and anybody can have them pulled.
+_MAX_NODES: Final = 1 << 14
 #: Manifests of which what they name is remembered: it never changes.
 _MEMORY: Final = 65536
 
@@ -99,6 +103,8 @@ class Catalog:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._known: dict[Digest, tuple[Descriptor, ...]] = {}
+        #: Parts of the present image that may still be looked at.
+        self._left = _MAX_NODES
 
     def repositories(self, *selections: Selection) -> Iterator[str]:
         """Those that something is linked to, and that are meant by each selection."""
@@ -150,10 +156,12 @@ class Catalog:
 
     def tree(self, what: Descriptor, depth: int = 0) -> Node:
         """All that is below one descriptor."""
+        self._left = self._left - 1 if depth else _MAX_NODES
         row = self._shelf.index.find(what.digest)
         if row is None or depth >= _MAX_DEPTH or not what.is_manifest:
             return Node(what, None if row is None else row.size)
-        parts = tuple(self.tree(part, depth + 1) for part in self._named(what.digest))
+        named = itertools.takewhile(lambda _: self._left > 0, self._named(what.digest))
+        parts = tuple(self.tree(part, depth + 1) for part in named)
         if not what.platform and what.media_type not in _INDEXES:
             what = Descriptor(what.digest, what.media_type, what.size, self._platform(parts), is_manifest=True)
         return Node(what, row.size, parts)
