@@ -180,11 +180,16 @@ class Model(RuleBasedStateMachine):
         blobs = sum(len(CONTENTS[digest]) for digest in self.stored)
         return blobs + sum(fill.taken for fill in self.fills.values()) + sum(self.left.values())
 
+    def damaged(self) -> dict[Path, int]:
+        """The bytes of files that were put aside."""
+        return {path: path.stat().st_size for path in files(self.root, "damaged/blobs")}
+
     # -- making room
 
     def make_room(self, work: Coroutine[Any, Any, object], more: int, *, possible: bool) -> bool:
         """Do what takes `more` bytes, and see that what goes for it may go. Was it done?"""
-        stored, left, taken = self.stored, self.left, self.taken() + more
+        stored, left, aside = self.stored, self.left, self.damaged()
+        taken = self.taken() + sum(aside.values()) + more
         try:
             self.run(work)
             done = True
@@ -195,12 +200,14 @@ class Model(RuleBasedStateMachine):
         self.left = {digest: size for digest, size in left.items() if digest.hex in remaining}
         self.stored = {digest for digest in stored if self.run(self.store.has(digest))}
         gone = [(digest, len(CONTENTS[digest])) for digest in stored - self.stored]
-        freed = [size for _, size in gone] + [left[digest] for digest in left.keys() - self.left.keys()]
+        given_up = [left[digest] for digest in left.keys() - self.left.keys()]
+        freed = [size for _, size in gone] + given_up + [aside[path] for path in aside.keys() - self.damaged().keys()]
         if freed:
             assert possible
             assert taken > SIZE, "without need nothing goes"
             assert taken - sum(freed) + max(freed) > SIZE * LOW_WATERMARK or sum(freed) == 0, "no more than needed"
             assert not gone or not self.left, "what was given up goes before any blob"
+            assert not (gone or given_up) or not self.damaged(), "what is damaged goes first"
             self.check_order({digest for digest, _ in gone})
         if not done and possible:
             assert taken > SIZE
