@@ -75,7 +75,7 @@ class Facts:
             await asyncio.wait((self._writing,))
         await asyncio.wait((self._write_behind(),))
 
-    def _learned(self, key: str, shared: bool = False) -> bool:  # noqa: FBT001, FBT002
+    def _learned(self, key: str, shared: bool = False) -> bool:
         """Is what is on disk known without looking, or out of date?"""
         return key in self._waiting or (key in self._written and not shared)
 
@@ -93,7 +93,7 @@ class Facts:
             self._writing = asyncio.create_task(self._write(), name="facts")
         return self._writing
 
-    async def _find(self, key: str, shared: bool) -> Fact:  # noqa: FBT001
+    async def _find(self, key: str, shared: bool) -> Fact:
         row = None
         if not self._learned(key, shared):
             with contextlib.suppress(StoreError):

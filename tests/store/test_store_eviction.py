@@ -374,6 +374,23 @@ async def test_a_use_of_an_unknown_time_counts_as_now(stores: Stores) -> None:
     assert await held(store, one) == [True]
 
 
+async def test_a_use_in_the_future_keeps_nothing_behind_it(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = stores(SIZE)
+    ahead, old = blob("ahead"), blob("old")
+    clock = [time.time() + 1e9]
+    monkeypatch.setattr(index_module, "time", SimpleNamespace(time=lambda: clock[0]))
+    monkeypatch.setattr(store_module, "time", SimpleNamespace(time=lambda: clock[0]))
+    await fill(store, ahead)
+    clock[0] -= 1e9
+    await fill(store, old)
+    clock[0] += 1000
+
+    assert await store.retire(500) == 1
+    assert await held(store, ahead, old) == [True, False]
+    clock[0] += 501
+    assert await store.retire(500) == 1
+
+
 async def test_so_much_of_the_disk_is_left(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     free = [3000]
     monkeypatch.setattr(BlobFiles, "free", lambda self: free[0])

@@ -28,6 +28,8 @@ _MAX_FACTS: Final = 200_000
 _UNVERIFIED: Final = "?"
 #: Comes after every digest that a key could end with.
 _AFTER_DIGESTS: Final = "~"
+#: A use that is so many seconds in the future was dated by a clock that was wrong.
+_WRONG: Final = 300.0
 #: Uses that are remembered before they are written down together.
 _BATCH: Final = 128
 #: Rows that are written, or dropped, in one transaction. Others wait so long.
@@ -202,12 +204,12 @@ class Index:
     def retire(self, before: float, spared: Callable[[Digest], bool]) -> int:
         """Drop what was last used before that moment (epoch seconds) and is not spared, as many as go at once.
 
-        How many went. A use of which the time is not known counts as now.
+        How many went. A use of which the time is not known, or is still to come, counts as now.
         """
         now, unknown = int(time.time()), {}
         for _, key, row in self._recency.in_order():
             use = _use_of(row)
-            if use.last:
+            if use.last and use.last <= now + _WRONG:
                 break
             unknown[key] = [now, use.hits]
         self._put_last(unknown)
