@@ -210,6 +210,25 @@ async def test_everything_goes_that_is_not_pinned(cached: Cached, shelf: Shelf) 
     assert not gone.shared
 
 
+async def test_what_is_unfinished_or_damaged_goes_with_everything(cached: Cached, shelf: Shelf) -> None:
+    partial = await cached.store.begin(Digest.of(TWO))
+    await cached.store.write(partial, TWO[:10])
+    await cached.store.end(partial, keep=True)
+    partial.close()
+    filling = await cached.store.begin(Digest.of(THREE))
+    await cached.store.write(filling, THREE[:10])
+    damaged = shelf.files.root / "damaged" / "blobs" / "one"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"damaged")
+
+    assert set(purged(shelf, None).rests.values()) == {10, 7}
+
+    assert not damaged.exists()
+    assert [path.name for path in shelf.files.partials()] == [Digest.of(THREE).hex]  # somebody is at it
+    await cached.store.end(filling, keep=False)
+    filling.close()
+
+
 async def test_a_purge_that_is_only_planned_changes_nothing(cached: Cached, shelf: Shelf) -> None:
     digest = await cached.image("app", "v1", [ONE])
 

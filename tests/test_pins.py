@@ -105,6 +105,22 @@ async def test_one_platform_is_pinned_with_the_index(cached: Cached, shelf: Shel
     assert not {amd, Digest.of(ONE)} & found
 
 
+async def test_a_platform_that_an_image_lacks_is_no_pin(cached: Cached, shelf: Shelf, pins: Pins) -> None:
+    await cached.image("app", "v1", [ONE])
+
+    with pytest.raises(PinError, match="has no platform linux/amd46; see which it has: pullthrough show"):
+        add(pins, shelf, f"{APP}:v1", "linux/amd46")
+    assert pins.all() == ()
+
+
+async def test_one_image_is_one_pin_however_it_is_written(shelf: Shelf, pins: Pins) -> None:
+    for what in ("alpine*", "docker.io/library/alpine*", "docker.io/alpine*"):
+        add(pins, shelf, what)
+
+    assert [str(pin) for pin in pins.all()] == ["docker.io/alpine*"]
+    assert [str(pin) for pin in pins.remove("docker.io/library/alpine*", "")] == ["docker.io/alpine*"]
+
+
 async def test_what_is_not_here_cannot_be_pinned(shelf: Shelf, pins: Pins) -> None:
     for what in (f"{APP}:v1", str(Digest.of(ONE))):
         with pytest.raises(PinError, match="pull it through this proxy first"):

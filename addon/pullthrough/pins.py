@@ -27,6 +27,9 @@ from pullthrough.store.opened import Shelf
 #: Seconds after which it is looked again what pins mean: what was pulled since is not evicted so soon.
 _FRESH: Final = 60.0
 
+#: No time is so late (seconds since the epoch).
+_FOREVER: Final = 1e12
+
 log = logging.getLogger(__name__)
 
 
@@ -77,8 +80,10 @@ class Pins:
         pin = follow(catalog, Pin(what, platform, time.time()))
         if not pin.roots and pin.selection.single:
             raise PinError(f"nothing of {pin} is stored here: pull it through this proxy first, then pin it")
+        if pin.roots and not kept(catalog, pin):
+            raise PinError(f"{what} has no platform {platform}; see which it has: pullthrough show {what}")
         with durable.locked(self._lock):
-            others = [one for one in self.all() if (one.what, one.platform) != (what, platform)]
+            others = [one for one in self.all() if (one.selection, one.platform) != (pin.selection, platform)]
             taken, needed = _bytes(catalog, others), _bytes(catalog, [*others, pin])
             if needed > size:
                 raise PinError(
@@ -88,14 +93,16 @@ class Pins:
             self._write([*others, pin])
         return pin
 
-    def remove(self, what: str, platform: str) -> None:
-        """Pin it no more. PinError if it is no pin."""
+    def remove(self, what: str, platform: str) -> list[Pin]:
+        """Pin it no more, without `platform` for none; what was removed. PinError if it is no pin."""
+        selection = parse_selection(what)
         with durable.locked(self._lock):
             before = self.all()
-            after = [pin for pin in before if pin.what != what or platform not in ("", pin.platform)]
-            if len(after) == len(before):
-                raise PinError(f"{what} is not pinned; see what is: pullthrough pins")
-            self._write(after)
+            gone = [pin for pin in before if pin.selection == selection and platform in ("", pin.platform)]
+            if not gone:
+                raise PinError(f"{Pin(what, platform)} is not pinned; see what is: pullthrough pins")
+            self._write(pin for pin in before if pin not in gone)
+            return gone
 
     def follow(self, catalog: Catalog) -> frozenset[Digest]:
         """Look at what all pins mean now, remember that, and tell all digests that they keep."""
@@ -212,7 +219,7 @@ def _pin(entry: Any) -> Pin:
             "platform": str() as platform,
             "since": int() | float() as since,
             "roots": {**roots},
-        }:
+        } if 0 <= since < _FOREVER:
             parse_selection(what)
             return Pin(what, platform, since, {str(key): str(root) for key, root in roots.items()})
     raise ValueError("one of its pins is none")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pullthrough.catalog import Catalog
 from pullthrough.core.digest import Digest
 from pullthrough.core.selections import Selection
+from pullthrough.store import quarantine
 from pullthrough.store.disk import Adopted
 from pullthrough.store.opened import Shelf
 
@@ -22,14 +24,16 @@ class Purge:
 
     links: list[tuple[str, Digest]] = field(default_factory=list)
     blobs: dict[Digest, Adopted] = field(default_factory=dict)
+    #: Unfinished downloads and damaged blobs, with their bytes; only when everything goes.
+    rests: dict[Path, int] = field(default_factory=dict)
     #: Blobs that another image or repository has a part in, and pinned ones.
     shared: set[Digest] = field(default_factory=set)
     pinned: set[Digest] = field(default_factory=set)
 
     @property
     def bytes(self) -> int:
-        """Bytes of blobs that go."""
-        return sum(row.size for row in self.blobs.values())
+        """Bytes that go."""
+        return sum(row.size for row in self.blobs.values()) + sum(self.rests.values())
 
 
 def plan(shelf: Shelf, selection: Selection | None, pinned: Container[Digest]) -> Purge:
@@ -47,6 +51,7 @@ def plan(shelf: Shelf, selection: Selection | None, pinned: Container[Digest]) -
             else:
                 purge.links.append((repository, digest))
     if selection is None:
+        purge.rests = shelf.files.partials() | quarantine.kept(shelf.files.root)
         candidates |= {digest for digest, _ in shelf.index.blobs()}
     elif selection.glob is None and selection.digest is not None:
         candidates.add(selection.digest)
@@ -65,6 +70,8 @@ def carry_out(shelf: Shelf, purge: Purge) -> None:
         shelf.index.unlink(repository, digest)
     for digest, row in purge.blobs.items():
         shelf.index.drop(digest, row)
+    for path in purge.rests:
+        shelf.files.drop_partial(path)  # unless somebody is filling it
 
 
 def _meant(

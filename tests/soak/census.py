@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: What may lie in the store's folder beside databases.
-FOLDERS = {"blobs", "partial", "recency", "links", "facts", "damaged", "lock"}
+FOLDERS = {"boot", "blobs", "partial", "recency", "links", "facts", "damaged", "lock"}
 DATABASE = "cache.db"
 
 

@@ -449,6 +449,38 @@ async def test_whoever_is_in_the_middle_of_it_is_cut(stores: Stores) -> None:
     assert stores.health.status == "ok"
 
 
+async def test_blobs_that_have_to_be_read_first_keep_nobody_else_waiting(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = [blob(f"found {number}") for number in range(10)]
+    store = stores()
+    for one in (*some, ONE):
+        await fill(store, one)
+    await store.aclose()
+    (stores.root / "cache.db").unlink()
+    store = stores()
+    await store.usage()
+    assert await asyncio.to_thread(store.tidied.wait, 60)
+    assert await content(store, Digest.of(ONE)) == ONE
+    going_on, real, asked = threading.Event(), BlobFiles.holds, list[Digest]()
+
+    def holds(files: BlobFiles, fd: int, digest: Digest, **more: Any) -> bool:
+        asked.append(digest)
+        assert going_on.wait(60)
+        return real(files, fd, digest, **more)
+
+    monkeypatch.setattr(BlobFiles, "holds", holds)
+    waiting = [asyncio.create_task(content(store, Digest.of(one))) for one in some for _ in range(2)]
+    while len(asked) < 2:
+        await asyncio.sleep(0)
+
+    assert await content(store, Digest.of(ONE)) == ONE
+    assert await store.has(Digest.of(some[0]))
+    going_on.set()
+    assert await asyncio.gather(*waiting) == [one for one in some for _ in range(2)]
+    assert sorted(asked, key=str) == sorted(map(Digest.of, some), key=str), "each is read once"
+
+
 async def test_a_reader_of_the_copy_before_is_not_cut(stores: Stores) -> None:
     store = stores()
     await fill(store, ONE)

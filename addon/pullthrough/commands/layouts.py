@@ -50,6 +50,8 @@ def export(
     data_dir: DataDir = None,
 ) -> None:
     """Write images to an OCI image layout: a folder, or a tar archive that skopeo, podman and containerd read."""
+    if str(output) == "-":
+        raise ConfigError("an export is a folder or a file, as usb.tar, and nothing for standard output")
     selections = [selected(text) for text in image]
     with _damage_told(), opened(store_folder(config, data_dir)) as shelf:
         chosen = exports.chosen(Catalog(shelf), selections, platform)

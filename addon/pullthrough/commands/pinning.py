@@ -92,11 +92,12 @@ def pin(
 
 
 def unpin(what: _What, config: Config = None, data_dir: DataDir = None, platform: _Platform = "") -> None:
-    """Treat it as everything else again. Nothing is deleted."""
+    """Treat it as everything else again, without --platform for every platform that is pinned. Nothing is deleted."""
     chosen = settings(locals())
     check_owner(chosen.store_dir)
-    Pins(chosen.data_dir).remove(what, platform)
-    typer.echo(f"no longer pinned: {what}")
+    selected(what)
+    for gone in Pins(chosen.data_dir).remove(what, platform):
+        typer.echo(f"no longer pinned: {gone}")
 
 
 def pins(config: Config = None, data_dir: DataDir = None, as_json: Json = False) -> None:
@@ -145,12 +146,11 @@ def purge(
 
 
 def _tell(found: Purge, what: str | None, *, dry_run: bool) -> None:
-    if not (found.blobs or found.links or found.pinned or found.shared):
-        raise ConfigError(
-            f"nothing of {what} is stored here; see what is: pullthrough ls" if what else "nothing is stored"
-        )
+    if what is not None and not (found.blobs or found.links or found.pinned or found.shared):
+        raise ConfigError(f"nothing of {what} is stored here; see what is: pullthrough ls")
     verb = "would go" if dry_run else "gone"
-    typer.echo(f"{verb}: {len(found.blobs)} blobs, {byte_size(found.bytes)}")
+    rests = f", {len(found.rests)} unfinished or damaged files" if found.rests else ""
+    typer.echo(f"{verb}: {len(found.blobs)} blobs{rests}, {byte_size(found.bytes)}")
     if found.shared:
         typer.echo(f"kept: {len(found.shared)} blobs, which other images or repositories have as well")
     if found.pinned:

@@ -7,6 +7,7 @@ means another thing on every machine. Knows nothing of what exists.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import whitespace
 
 from pullthrough.core import hub
 from pullthrough.core.digest import Digest
@@ -33,6 +34,8 @@ class Reference:
 
 def parse_reference(text: str) -> Reference:
     """What HOST[:PORT]/REPOSITORY[:TAG][@DIGEST] names; ValueError, with half a sentence, for other texts."""
+    if set(text).intersection(whitespace):
+        raise ValueError(f"{text!r} has white space in it")
     authority, slash, path = text.partition("/")
     if not slash or not (set(authority) & {".", ":"} or authority == "localhost"):
         raise ValueError(f"{text!r} has no registry before its first slash, as docker.io/library/alpine:3 has")

@@ -15,7 +15,7 @@ Hub. Without a tag every tag is meant, not `latest`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pullthrough.core import hub
@@ -28,9 +28,12 @@ _TAG: Final = re.compile(r"[A-Za-z0-9_*][A-Za-z0-9._*-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What is meant. `glob` is None for a digest that may be anywhere; `tag` may have stars, None means all tags."""
+    """What is meant. `glob` is None for a digest that may be anywhere; `tag` may have stars, None means all tags.
 
-    text: str
+    Equal ones mean the same, however they were written.
+    """
+
+    text: str = field(compare=False)
     glob: Glob | None = None
     tag: str | None = None
     digest: Digest | None = None

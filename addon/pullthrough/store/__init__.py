@@ -5,15 +5,16 @@ below its size. Keeps facts for others, without knowing what they mean. Must not
 from. Its methods never block the event loop; they raise `StoreError` when the disk or the index fails, and then the
 caller serves without the store.
 
-Four lanes of threads, so that none waits for another: `look` for look-ups and reading, `note` for single rows, `fill`
-for what takes long, `slow` for what nobody waits for. A locked index stops only the writing ones: what is stored is
-still served.
+Lanes of threads, so that none waits for another: `look` for look-ups and reading, `note` for single rows, `fill` for
+what takes long, `verify` for blobs that have to be read before anybody gets them, `slow` for what nobody waits for. A
+locked index stops only the writing ones: what is stored is still served.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import functools
 import logging
 import os
@@ -22,10 +23,11 @@ import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pullthrough.core.digest import Digest
 from pullthrough.health import Health
+from pullthrough.joins import Joins
 from pullthrough.messages import BodyError
 from pullthrough.store import repair
 from pullthrough.store.disk import Adopted
@@ -90,7 +92,9 @@ class StoredBlob:
         """
         if self._fd < 0:
             raise BodyError("the stored blob is closed")
-        self._read = True
+        if not self._read:
+            self._read = True
+            self._store.is_read(self._digest)
         try:
             return await self._store.run(read, self._fd, limit, offset)
         except DamagedError:
@@ -146,6 +150,8 @@ class Store:
         self._note = Lane("note", 4, writing)
         self._fill = Lane("fill", 8, writing)
         self._slow = Lane("slow", 1, Rest(rest), background=True)
+        self._verify = Lane("verify", 2, Rest(rest))
+        self._judging: Joins[Digest, None] = Joins()
         self._scrub: Scrub | None = None
         #: What the index did when it failed last: only by the same can it show that it works again.
         self._failed: Rest | None = None
@@ -163,8 +169,11 @@ class Store:
 
     async def open(self, digest: Digest) -> StoredBlob | None:
         """The blob, if it is stored. A file that is missing or has another size is dropped and counts as absent."""
-        found = await self._do(self._look, lambda parts: self._open(parts, digest), undo=_close)
-        return StoredBlob(self, digest, *found) if found is not None else None
+        while True:
+            found = await self._do(self._look, lambda parts: _open(parts, digest), undo=_close)
+            if found is not _UNREAD:
+                return None if found is None else StoredBlob(self, digest, *found)
+            await self._judging.do(digest, lambda: self._do(self._verify, lambda parts: _judge(parts, digest)))
 
     async def condemn(self, digest: Digest, row: Adopted, reason: str) -> None:
         """Put the file of `row` aside: it is not the blob."""
@@ -227,6 +236,11 @@ class Store:
 
         self._scrub = Scrub(do, interval, rate=rate)
         await self._scrub.run()
+
+    def is_read(self, digest: Digest) -> None:
+        """Somebody begins to read the blob: that is a use, and no look at it is. Does not block."""
+        if self._opened is not None and self._opened.index.touch(digest):
+            self._note.spawn(lambda: self._with_parts(lambda parts: parts.index.flush()))
 
     def was_read(self, digest: Digest) -> None:
         """Somebody read the blob. Does not block."""
@@ -300,7 +314,7 @@ class Store:
             await self._note.run(self._settle, resting=True)
         if self._scrub is not None:
             self._scrub.stop()
-        for lane in (self._look, self._note, self._fill, self._slow):
+        for lane in (self._look, self._note, self._fill, self._verify, self._slow):
             await asyncio.to_thread(lane.close, self._part)
 
     async def _do[T](
@@ -425,39 +439,59 @@ class Store:
         """May work in the background take another step? It leaves the interpreter to pulls for a moment first."""
         return not self._closing.wait(_PAUSE)
 
-    def _open(self, parts: _Parts, digest: Digest) -> tuple[int, Adopted] | None:
-        while (row := parts.index.find(digest)) is not None:
-            found = _whole(parts, digest, row)
-            if isinstance(found, int):
-                if parts.index.touch(digest):
-                    self._note.spawn(parts.index.flush)
-                return found, row
-            parts.quarantine.condemn(digest, row, found)  # unless another process has replaced it since
-        return None
+
+class _Unread(enum.Enum):
+    """Nobody knows yet whether it is what it should be: it was found without a row."""
+
+    UNREAD = enum.auto()
 
 
-def _whole(parts: _Parts, digest: Digest, row: Adopted) -> int | str:
-    """The file of `row`, open; or what is wrong with it.
+_UNREAD: Final = _Unread.UNREAD
 
-    One that was found without a row is read first, once: whoever wrote it may not have come to its end.
-    """
+#: A blob that is open, with its row; None if there is none.
+type _Found = tuple[int, Adopted] | Literal[_Unread.UNREAD] | None
+
+
+def _open(parts: _Parts, digest: Digest) -> _Found:
+    while (row := parts.index.find(digest)) is not None:
+        if not row.verified:
+            return _UNREAD
+        found = _whole(parts, row)
+        if isinstance(found, int):
+            return found, row
+        parts.quarantine.condemn(digest, row, found)  # unless another process has replaced it since
+    return None
+
+
+def _whole(parts: _Parts, row: Adopted) -> int | str:
+    """The file of `row`, open; or what is wrong with it."""
     try:
         fd = parts.files.open(row.name, row.size)
-        if fd is None:
-            return f"there is no file of {row.size} bytes"
-        if row.verified:
-            return fd
-        with contextlib.ExitStack() as wrong:
-            wrong.callback(os.close, fd)
-            if not parts.files.holds(fd, digest):
-                return "its bytes have another digest"
-            parts.index.believe(digest, row)
-            wrong.pop_all()
-            return fd
     except OSError as error:
         if is_bad_medium(error):
             return str(error.strerror)
         raise
+    return f"there is no file of {row.size} bytes" if fd is None else fd
+
+
+def _judge(parts: _Parts, digest: Digest) -> None:
+    """Read a blob that was found without a row, once: whoever wrote it may not have come to its end."""
+    row = parts.index.find(digest)
+    if row is None or row.verified:
+        return
+    found = _whole(parts, row)
+    if isinstance(found, int):
+        with contextlib.closing(os.fdopen(found, "rb", buffering=0)):
+            try:
+                if parts.files.holds(found, digest):
+                    parts.index.believe(digest, row)
+                    return
+                found = "its bytes have another digest"
+            except OSError as error:
+                if not is_bad_medium(error):
+                    raise
+                found = str(error.strerror)
+    parts.quarantine.condemn(digest, row, found)
 
 
 def _begin(parts: _Parts, digest: Digest) -> Partial:
@@ -533,6 +567,6 @@ def _close_partial(partial: Partial | None) -> None:
         partial.close()
 
 
-def _close(found: tuple[int, Adopted] | None) -> None:
-    if found is not None:
+def _close(found: _Found) -> None:
+    if isinstance(found, tuple):
         os.close(found[0])

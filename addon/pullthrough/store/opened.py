@@ -61,6 +61,8 @@ def opened(root: Path, *, make: bool = False, mend: bool = False) -> Iterator[Sh
             _check_databases(root)
         with contextlib.closing(open_index(root, _BUSY)[0] if mend else Index(root, _BUSY)) as index:
             yield Shelf(BlobFiles(root), index)
+    except BrokenPipeError:  # whoever reads what a command prints has enough of it
+        raise
     except OSError as error:
         raise from_disk(error) from error
     except INDEX_ERRORS as error:
@@ -68,8 +70,8 @@ def opened(root: Path, *, make: bool = False, mend: bool = False) -> Iterator[Sh
 
 
 def _above(root: Path) -> Path:
-    """Where it would be made, if that is the data directory of somebody."""
-    return root.parent if root.parent.exists() else root.parent.parent
+    """The folder that is there, in or below which it would be made."""
+    return next(folder for folder in root.parents if folder.exists())
 
 
 def check_owner(root: Path) -> None:
@@ -78,6 +80,8 @@ def check_owner(root: Path) -> None:
         owner = root.stat().st_uid
     except FileNotFoundError:
         raise StoreError(f"nothing is stored in {root.parent}: name the data directory with --data-dir") from None
+    except PermissionError:
+        raise StoreError(f"{root.parent} is not yours to look into: do this as the user whom it belongs to") from None
     except OSError as error:
         raise from_disk(error) from error
     if owner != os.geteuid():
