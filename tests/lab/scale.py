@@ -12,6 +12,7 @@ import contextlib
 import http.client
 import itertools
 import json
+import os
 import random
 import signal
 import sys
@@ -34,6 +35,8 @@ ADDON: Final = Path(__file__).resolve().parents[2] / "addon"
 #: Eviction is measured for so many entries as well, to compare.
 FEW: Final = 10_000
 LOOKUPS: Final = 2000
+#: The first one makes a CA as well.
+STARTS: Final = 3
 #: How many may be held at the same time.
 HELD: Final = 65_536
 #: Seconds to start, and to watch files being found again.
@@ -52,17 +55,24 @@ def main() -> None:
         parser.error("--entries must be 1000 or more")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="pullthrough-scale.", dir=chosen.folder) as folder:
-        measure(Path(folder), chosen.entries)
+        server = Server(Path(folder) / "data", total(chosen.entries) * 8)
+        try:
+            measure(server, Path(folder), chosen.entries)
+        finally:
+            server.stop_if_running()
 
 
-def measure(folder: Path, count: int) -> None:
+def measure(server: Server, folder: Path, count: int) -> None:
     """All of it, from an empty folder on."""
-    server = Server(folder / "data", total(count) * 8)
     title("start, until /readyz is 200")
-    server.start("an empty store")
-    server.stop()
+    for _ in range(STARTS):
+        server.start("an empty store")
+        server.stop()
     with timed("(to make the store)"):
         populate(server.store, count)
+    for _ in range(STARTS - 1):
+        server.start(f"{count} entries")
+        server.stop()
     server.start(f"{count} entries")
     say("its memory then", f"{server.resident() / 2**20:.0f} MiB")
     server.stop()
@@ -102,16 +112,22 @@ class Server:
 
     def start(self, what: str) -> None:
         """Start it, and say how long that took."""
-        with timed(what):
-            self._program.start()
-            try:
-                eventually(self._condition, "/readyz", PATIENCE)
-            except BaseException:
-                self._program.end_if_running()
-                raise
+        began = time.perf_counter()
+        self._program.start()
+        eventually(self._condition, "/readyz", PATIENCE)
+        say(what, f"{time.perf_counter() - began:.3f} s, {self._worked():.2f} s of them work")
 
     def stop(self) -> None:
         self._program.end()
+
+    def stop_if_running(self) -> None:
+        """For the end, whatever came before it."""
+        self._program.end_if_running()
+
+    def _worked(self) -> float:
+        """Seconds of processors."""
+        fields = Path(f"/proc/{self._program.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def resident(self) -> int:
         """Bytes of memory."""
@@ -119,14 +135,19 @@ class Server:
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
     def watch(self) -> None:
-        """Say how fast blobs are found again, and how long the server takes to answer meanwhile."""
-        began, times, before = time.monotonic(), list[float](), self._blobs()
+        """Say how fast blobs are found again, while there are some, and how long an answer takes meanwhile."""
+        began, times = time.monotonic(), list[float]()
+        first = last = self._blobs()
+        grown = began
         while time.monotonic() < began + WATCH:
             asked = time.perf_counter()
-            self._blobs()
+            now = self._blobs()
             times.append(time.perf_counter() - asked)
+            if now > last:
+                last, grown = now, time.monotonic()
             time.sleep(0.01)
-        say("  found again", f"{(self._blobs() - before) / (time.monotonic() - began):.0f} entries/s")
+        rate = f"{(last - first) / (grown - began):.0f} entries/s" if last > first else "all before it was ready"
+        say("  found again", rate)
         say("  /readyz meanwhile", percentiles(times))
 
     def _blobs(self) -> int:
@@ -171,7 +192,7 @@ async def look_up_each(store: Store, stored: Sequence[Digest]) -> None:
         ("absent", Store.has, absent),
         ("linked", lambda store, digest: store.linked(REPOSITORY, digest), stored[:LOOKUPS]),
         ("opened", _open, stored[:LOOKUPS]),
-        ("opened, and 4 KiB read", _open_and_read, stored[LOOKUPS:]),
+        ("opened, and 4 KiB read", _open_and_read, stored[-LOOKUPS:]),
     ]
     for name, look, digests in kinds:
         times = []
@@ -200,29 +221,26 @@ async def _open_and_read(store: Store, digest: Digest) -> None:
 
 
 async def evict(root: Path, count: int) -> None:
-    """Make room for what needs few blobs to go, and many."""
-    for needed in (1, 100, min(10_000, count // 5)):
-        await make_room(root, count, needed)
-    await make_room(root, count, 1, held=min(HELD, count // 5))
+    """Make room for what needs few blobs to go, and many, with nothing else going on."""
+    async with opened(root, total(count)) as store:
+        await asyncio.to_thread(store.tidied.wait)
+        for needed in (1, 100, min(10_000, count // 5)):
+            await make_room(store, count, needed)
+        await make_room(store, count, 1, held=min(HELD, count // 5))
 
 
-async def make_room(root: Path, count: int, needed: int, held: int = 0) -> None:
+async def make_room(store: Store, count: int, needed: int, held: int = 0) -> None:
     """Reserve so much that about `needed` blobs must go, behind so many that are held; say how fast that was."""
-    async with opened(root, 1 << 60) as store:
-        await asyncio.to_thread(store.tidied.wait)
-        used, before = await store.usage()
+    used, before = await store.usage()
     first = list(itertools.islice(entries(count), count - before, count - before + held + needed))
-    room = sum(size for _, size in first[held:])
-    async with opened(root, 4 * used) as store:  # far from the low watermark
-        store.hold(digest for digest, _ in first[:held])
-        await asyncio.to_thread(store.tidied.wait)
-        partial = await store.begin(Digest.of(b"what needs room"))
-        began = time.perf_counter()
-        await store.reserve(partial, 3 * used + room)
-        took = time.perf_counter() - began
-        await store.end(partial, keep=False)
-        partial.close()
-        after, left = await store.usage()
+    store.hold(digest for digest, _ in first[:held])
+    partial = await store.begin(Digest.of(b"what needs room"))
+    began = time.perf_counter()
+    await store.reserve(partial, store.size - used + sum(size for _, size in first[held:]))
+    took = time.perf_counter() - began
+    await store.end(partial, keep=False)
+    partial.close()
+    after, left = await store.usage()
     gone = before - left
     what = f"of {count} entries, {needed}" + (f" behind {held} that are held" if held else "")
     rate = f"{gone / took:.0f} blobs/s, {(used - after) / took / 2**20:.0f} MiB/s, {took / gone * 1e6:.0f} us for each"

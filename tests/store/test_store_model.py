@@ -36,7 +36,9 @@ from pullthrough.pins import Keeper, PinError, Pins
 from pullthrough.purging import carry_out, plan
 from pullthrough.store import Link, Partial, Store, StoreError
 from pullthrough.store import index as index_module
+from pullthrough.store.inspector import Inspector, Verdict
 from pullthrough.store.opened import opened
+from pullthrough.store.quarantine import Quarantine
 
 SIZE = 4000
 LOW_WATERMARK = 0.95
@@ -335,10 +337,12 @@ class Model(RuleBasedStateMachine):
         self.run(self.store.link(repository, digest))
         self.links.add((repository, digest))
 
-    @rule(digest=digests, repository=repositories)
-    def a_link_is_taken_back(self, digest: Digest, repository: str) -> None:
-        self.run(self.store.unlink(repository, digest))
-        self.links.discard((repository, digest))
+    @precondition(lambda self: self.links)
+    @rule(data=st.data())
+    def a_link_is_taken_back(self, data: st.DataObject) -> None:
+        link = data.draw(st.sampled_from(sorted(self.links, key=str)))
+        self.run(self.store.unlink(*link))
+        self.links.discard(link)
 
     @rule(digest=digests)
     def a_manifest_names_it(self, digest: Digest) -> None:
@@ -454,12 +458,26 @@ class Model(RuleBasedStateMachine):
     def a_file_rots_and_its_row_is_lost(self, data: st.DataObject) -> None:
         digest = data.draw(st.sampled_from(sorted((one for one in self.stored if CONTENTS[one]), key=str)))
         self.end()
-        file = self.file_of(digest)
-        file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + CONTENTS[digest][1:])
+        self.flip(digest)
         self.lose("", "absent")
         self.open()
         assert self.run(content(self.store, digest)) is None, "what was found is read before it is given out"
         self.stored.discard(digest)
+
+    @precondition(lambda self: any(len(CONTENTS[digest]) for digest in self.stored))
+    @rule(data=st.data())
+    def a_file_rots_and_all_are_verified(self, data: st.DataObject) -> None:
+        digest = data.draw(st.sampled_from(sorted((one for one in self.stored if CONTENTS[one]), key=str)))
+        self.flip(digest)
+        with opened(self.root) as shelf:
+            findings = list(Inspector(shelf, Quarantine(shelf, lambda: None)).survey(int, repair=True))
+        assert len(findings) == len(self.stored)
+        assert [finding.verdict for finding in findings if finding.damaged] == [Verdict.WRONG]
+        self.stored.discard(digest)
+
+    def flip(self, digest: Digest) -> None:
+        file = self.file_of(digest)
+        file.write_bytes(bytes([CONTENTS[digest][0] ^ 1]) + CONTENTS[digest][1:])
 
     def file_of(self, digest: Digest) -> Path:
         (file,) = (path for path in files(self.root) if path.name.startswith(digest.hex))
