@@ -7,6 +7,7 @@ services, proxies and folders end with it. Repositories, not registries, keep te
 
 import gc
 import shutil
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -32,6 +33,11 @@ from lab.web import served
 # How long an example takes says nothing: tests run side by side, on whatever else the machine does.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+# Whoever runs us in the background may have Ctrl-C ignored, and so would every program be that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
