@@ -210,11 +210,13 @@ def test_what_clients_export_is_imported(
     image = layout.image(repository, [20 * KIB], seed=repository)
     skopeo, podman = clients.skopeo(None), clients.podman(None)
     name, archive, again = f"docker.io/{repository}:v1", tmp_path / "theirs.tar", tmp_path / "ours.tar"
+    packing = tmp_path / "packing.tar"
     if command == "skopeo":
         ran = skopeo.copy(layout.reference(repository), f"oci-archive:{archive}:v1")
     else:
-        taken = podman.run("pull", layout.reference(repository))
-        assert podman.run("tag", taken.out.strip(), name), taken.err
+        # Taken from a folder it would be named after that, which may have capitals.
+        assert (packed := skopeo.copy(layout.reference(repository), f"oci-archive:{packing}:{name}")), packed.err
+        assert (loaded := podman.run("load", "-i", str(packing))), loaded.err
         ran = podman.run("save", "--format", "oci-archive", "-o", str(archive), name)
     assert ran, ran.err
 

@@ -11,6 +11,7 @@ import itertools
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from lab import storework
@@ -56,6 +57,8 @@ def _work(folder: Path, number: int) -> None:
         with system.installed():
             asyncio.run(_steps(folder))
         code = 0
+    except BaseException:  # noqa: BLE001  # whatever it is, it is told before the end
+        traceback.print_exc()
     finally:
         os._exit(code)
 

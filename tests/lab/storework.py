@@ -35,7 +35,7 @@ class Step:
 
 def make(root: Path) -> Store:
     """A store that waits for nobody."""
-    return Store(root, SIZE, Health(), min_free=0, busy=1.0, rest=0.0)
+    return Store(root, SIZE, Health(), min_free=0, busy=30.0, rest=0.0)
 
 
 async def write_some(store: Store, whole: bytes, upto: int) -> Partial:

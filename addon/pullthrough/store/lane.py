@@ -18,7 +18,7 @@ from typing import Final
 from pullthrough.store.faults import INDEX_ERRORS, StoreError, from_disk, from_index
 
 #: Seconds in which the threads of a lane must come together at its end.
-_FAREWELL: Final = 5.0
+_FAREWELL: Final = 30.0
 #: The least that a thread can ask for (setpriority(2)).
 _NICEST: Final = 19
 

@@ -39,11 +39,16 @@ def open_index(root: Path, busy: float) -> tuple[Index, repair.Generation]:
     with repair.alone(root):
         repair.put_aside_unusable(root, folders(root), thorough=False)
         try:
-            return Index(root, busy), repair.generation(root)
+            return _index(root, busy)
         except INDEX_ERRORS as error:
             if is_damage(error) and repair.put_aside_unusable(root, folders(root), thorough=True):
-                return Index(root, busy), repair.generation(root)
+                return _index(root, busy)
             raise
+
+
+def _index(root: Path, busy: float) -> tuple[Index, repair.Generation]:
+    generation = repair.generation(root)  # first: if it fails, nothing is open
+    return Index(root, busy), generation
 
 
 @contextlib.contextmanager
