@@ -46,6 +46,8 @@ def test_what_a_name_names(text: str, reference: Reference) -> None:
         "ghcr.io:99999/app:1",
         "*.ghcr.io/app:1",
         "https://ghcr.io/app:1",
+        "\tghcr.io/app:1",
+        "ghcr.io/app:1\n",
         f"ghcr.io/team/app:{DIGEST}",
     ],
 )

@@ -19,6 +19,8 @@ import pytest
 
 from lab import storework
 from lab.powerloss import Disk, Image, write
+from lab.programs import environment
+from lab.proxy import SOURCES
 from lab.stores import content, opened
 from lab.storework import STEPS, Step
 from lab.system import System
@@ -116,7 +118,8 @@ def test_a_power_failure_at_any_call_leaves_whole_blobs(quick: Path, monkeypatch
 def test_processes_that_are_killed(quick: Path) -> None:
     """The same with real processes, SIGKILL, and locks that the kernel takes back."""
     command = [sys.executable, "-m", "lab.dying", str(quick), str(KILLED)]
-    ran = subprocess.run(command, check=False, capture_output=True, text=True)
+    env = environment(quick, PYTHONPATH=":".join(map(str, SOURCES)))
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
     assert ran.returncode == 0, ran.stderr
     killed = ran.stdout.split()
     assert len(killed) > 8
