@@ -21,6 +21,7 @@ from lab.fake_registry import FakeRegistry
 from lab.front import Front
 from lab.hosts import PlainHost
 from lab.images import Layout
+from lab.inside import plain_registry
 from lab.memory import Clock, Memory, remembering
 from lab.names import NameMap
 from lab.parent import ParentProxy
@@ -29,6 +30,7 @@ from lab.proxy import Proxies
 from lab.registry import Registry
 from lab.tokens import TokenServer
 from lab.web import served
+from pullthrough import fetch, following
 
 # How long an example takes says nothing: tests run side by side, on whatever else the machine does.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -152,6 +154,21 @@ def fake(pki: Pki, names: NameMap) -> Iterator[FakeRegistry]:
     """`fake.test:PORT` over TLS, empty."""
     with served(FakeRegistry("fake.test", pki.identity("fake.test")), names) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[FakeRegistry]:
+    """A fake registry over plain HTTP, for `lab.inside`; one for all tests of a file."""
+    with plain_registry() as server:
+        yield server
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No waiting between tries, and hardly between looks at what another process fetches."""
+    monkeypatch.setattr(fetch, "BACK_OFF", (0.0,) * len(fetch.BACK_OFF))
+    monkeypatch.setattr(following, "_SOON", 0.002)
+    monkeypatch.setattr(following, "_LATER", 0.002)
 
 
 @pytest.fixture

@@ -5,17 +5,15 @@ import errno
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from lab.fake_registry import FakeRegistry, Redirect, basic, only
 from lab.faults import Fault
-from lab.inside import GRANT_TTL, Inside, digest_in, inside, plain_registry, reached, until, until_cut, whole
+from lab.inside import GRANT_TTL, Inside, digest_in, inside, reached, until, until_cut, whole
 from lab.journal import find
-from pullthrough import fetch
-from pullthrough.fetch import BACK_OFF
 from pullthrough.messages import Answer, BodyError, Pass
 from pullthrough.store import Store
 from pullthrough.store.files import DAMAGED
@@ -24,21 +22,12 @@ DATA = random.Random(5).randbytes(200_000)
 ALICE, BOB, EVE = basic("alice", "a"), basic("bob", "b"), basic("eve", "e")
 
 
-@pytest.fixture(scope="module")
-def fake() -> Iterator[FakeRegistry]:
-    with plain_registry() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting between tries."""
-    monkeypatch.setattr(fetch, "BACK_OFF", (0.0,) * len(BACK_OFF))
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 @pytest.fixture
-async def proxy(tmp_path: Path, fake: FakeRegistry) -> AsyncIterator[Inside]:
-    async with inside(tmp_path, fake, eager=True) as it:  # as under mitmproxy
+async def proxy(tmp_path: Path, origin: FakeRegistry) -> AsyncIterator[Inside]:
+    async with inside(tmp_path, origin, eager=True) as it:  # as under mitmproxy
         yield it
 
 

@@ -2,14 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from lab.fake_registry import FakeRegistry, Redirect, basic, only
 from lab.faults import Armed, Fault
-from lab.inside import STORE_SIZE, Chosen, Got, Inside, digest_in, inside, plain_registry, reached, until, whole
+from lab.inside import STORE_SIZE, Chosen, Got, Inside, digest_in, inside, reached, until, whole
 from lab.journal import find
 from pullthrough import following
 from pullthrough.messages import Answer, Pass
@@ -18,22 +18,12 @@ DATA = random.Random(6).randbytes(200_000)
 ALICE, BOB = basic("alice", "a"), basic("bob", "b")
 
 
-@pytest.fixture(scope="module")
-def fake() -> Iterator[FakeRegistry]:
-    with plain_registry() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hardly a pause between looks."""
-    monkeypatch.setattr(following, "_SOON", 0.002)
-    monkeypatch.setattr(following, "_LATER", 0.002)
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 @pytest.fixture
-async def proxy(tmp_path: Path, fake: FakeRegistry) -> AsyncIterator[Inside]:
-    async with inside(tmp_path, fake, eager=True) as it:
+async def proxy(tmp_path: Path, origin: FakeRegistry) -> AsyncIterator[Inside]:
+    async with inside(tmp_path, origin, eager=True) as it:
         yield it
 
 

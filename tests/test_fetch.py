@@ -1,14 +1,14 @@
 """One blob from one upstream, whatever breaks on the way."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from lab.fake_registry import FakeRegistry, Redirect, basic, only
 from lab.faults import Fault
-from lab.inside import Inside, digest_in, inside, plain_registry, reached, until
+from lab.inside import Inside, digest_in, inside, reached, until
 from lab.journal import find
 from pullthrough import fetch as module
 from pullthrough.core.headers import Headers
@@ -19,21 +19,12 @@ DATA = bytes(range(256)) * 400
 ALICE, BOB = basic("alice", "a"), basic("bob", "b")
 
 
-@pytest.fixture(scope="module")
-def fake() -> Iterator[FakeRegistry]:
-    with plain_registry() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting between tries."""
-    monkeypatch.setattr(module, "BACK_OFF", (0.0,) * len(BACK_OFF))
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 @pytest.fixture
-async def proxy(tmp_path: Path, fake: FakeRegistry) -> AsyncIterator[Inside]:
-    async with inside(tmp_path, fake) as it:
+async def proxy(tmp_path: Path, origin: FakeRegistry) -> AsyncIterator[Inside]:
+    async with inside(tmp_path, origin) as it:
         it.fake.add_blob(DATA)
         yield it
 

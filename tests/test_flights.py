@@ -3,16 +3,16 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from lab.fake_registry import FakeRegistry, basic, only
 from lab.faults import Fault
-from lab.inside import Inside, digest_in, inside, open_files, plain_registry, reached, until
+from lab.inside import Inside, digest_in, inside, open_files, reached, until
 from lab.journal import find
-from pullthrough import fetch, sink
+from pullthrough import sink
 from pullthrough.fetch import BACK_OFF, Refused, Source, Unsuitable
 from pullthrough.flight import FlightBlob, NotTheBlob
 from pullthrough.flights import Flights
@@ -24,21 +24,12 @@ DATA = random.Random(2).randbytes(300_000)
 ALICE, BOB = basic("alice", "a"), basic("bob", "b")
 
 
-@pytest.fixture(scope="module")
-def fake() -> Iterator[FakeRegistry]:
-    with plain_registry() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting between tries."""
-    monkeypatch.setattr(fetch, "BACK_OFF", (0.0,) * len(BACK_OFF))
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 @pytest.fixture(params=[False, True], ids=["default", "eager"])
-async def proxy(request: pytest.FixtureRequest, tmp_path: Path, fake: FakeRegistry) -> AsyncIterator[Inside]:
-    async with inside(tmp_path, fake, eager=request.param) as it:
+async def proxy(request: pytest.FixtureRequest, tmp_path: Path, origin: FakeRegistry) -> AsyncIterator[Inside]:
+    async with inside(tmp_path, origin, eager=request.param) as it:
         yield it
 
 
@@ -556,8 +547,8 @@ async def test_a_store_that_fails_before_anything_was_sent(proxy: Inside, digest
     assert await pulled(proxy, digest) == DATA
 
 
-async def test_a_blob_larger_than_the_store(tmp_path: Path, fake: FakeRegistry) -> None:
-    async with inside(tmp_path, fake, size=len(DATA) - 1) as proxy:
+async def test_a_blob_larger_than_the_store(tmp_path: Path, origin: FakeRegistry) -> None:
+    async with inside(tmp_path, origin, size=len(DATA) - 1) as proxy:
         digest = proxy.fake.add_blob(DATA)
         blob = join(proxy, digest)
         with pytest.raises(StoreError):
@@ -566,8 +557,8 @@ async def test_a_blob_larger_than_the_store(tmp_path: Path, fake: FakeRegistry) 
         await nothing_kept(proxy, digest)
 
 
-async def test_a_blob_of_unknown_length_that_outgrows_the_store(tmp_path: Path, fake: FakeRegistry) -> None:
-    async with inside(tmp_path, fake, size=len(DATA) - 1) as proxy:
+async def test_a_blob_of_unknown_length_that_outgrows_the_store(tmp_path: Path, origin: FakeRegistry) -> None:
+    async with inside(tmp_path, origin, size=len(DATA) - 1) as proxy:
         digest = proxy.fake.add_blob(DATA)
         proxy.fake.fault(digest, Fault(chunked=True))
         assert await pulled(proxy, digest) == DATA

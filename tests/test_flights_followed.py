@@ -4,7 +4,7 @@ import asyncio
 import errno
 import os
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,11 @@ import pytest
 
 from lab.fake_registry import FakeRegistry, basic, only
 from lab.faults import Fault
-from lab.inside import Inside, TroubledStore, digest_in, inside, open_files, plain_registry, reached, until
+from lab.inside import Inside, TroubledStore, digest_in, inside, open_files, reached, until
 from lab.journal import find
-from pullthrough import fetch, following
+from pullthrough import following
 from pullthrough.core.digest import Digest
-from pullthrough.fetch import BACK_OFF, Mirrored, Source
+from pullthrough.fetch import Mirrored, Source
 from pullthrough.flight import Flight, FlightBlob, NotTheBlob
 from pullthrough.flights import Flights
 from pullthrough.messages import BodyError
@@ -27,23 +27,12 @@ HALF = 100_000
 ALICE, BOB = basic("alice", "a"), basic("bob", "b")
 
 
-@pytest.fixture(scope="module")
-def fake() -> Iterator[FakeRegistry]:
-    with plain_registry() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting between tries, and hardly between looks."""
-    monkeypatch.setattr(fetch, "BACK_OFF", (0.0,) * len(BACK_OFF))
-    monkeypatch.setattr(following, "_SOON", 0.002)
-    monkeypatch.setattr(following, "_LATER", 0.002)
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 @pytest.fixture
-async def proxy(tmp_path: Path, fake: FakeRegistry) -> AsyncIterator[Inside]:
-    async with inside(tmp_path, fake, eager=True) as it:
+async def proxy(tmp_path: Path, origin: FakeRegistry) -> AsyncIterator[Inside]:
+    async with inside(tmp_path, origin, eager=True) as it:
         yield it
 
 

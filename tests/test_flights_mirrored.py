@@ -15,12 +15,6 @@ from pullthrough.messages import BodyError
 DATA = bytes(range(256)) * 400
 
 
-@pytest.fixture(scope="module")
-def fake() -> Iterator[FakeRegistry]:
-    with plain_registry() as server:
-        yield server
-
-
 @pytest.fixture
 def mirror() -> Iterator[FakeRegistry]:
     with plain_registry() as server:
@@ -29,10 +23,10 @@ def mirror() -> Iterator[FakeRegistry]:
 
 
 @pytest.fixture
-async def proxy(tmp_path: Path, fake: FakeRegistry, mirror: FakeRegistry) -> AsyncIterator[Inside]:
-    registry = f"{fake.address}:{fake.port}"
+async def proxy(tmp_path: Path, origin: FakeRegistry, mirror: FakeRegistry) -> AsyncIterator[Inside]:
+    registry = f"{origin.address}:{origin.port}"
     named = f"{registry}=http://{mirror.address}:{mirror.port}"
-    async with inside(tmp_path, fake, chosen=Chosen(more={"registry": [registry], "upstream_mirror": [named]})) as it:
+    async with inside(tmp_path, origin, chosen=Chosen(more={"registry": [registry], "upstream_mirror": [named]})) as it:
         yield it
 
 

@@ -1,14 +1,14 @@
 """More fills at the same time than there may be."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from lab.fake_registry import FakeRegistry
 from lab.faults import Armed, Fault
-from lab.inside import Chosen, Inside, digest_in, inside, plain_registry, reached, until
+from lab.inside import Chosen, Inside, digest_in, inside, reached, until
 from lab.journal import find
 from pullthrough import turns
 from pullthrough.flight import FlightBlob
@@ -19,16 +19,10 @@ from pullthrough.upstream import UpstreamError
 DATA = bytes(range(256)) * 40
 
 
-@pytest.fixture(scope="module")
-def fake() -> Iterator[FakeRegistry]:
-    with plain_registry() as server:
-        yield server
-
-
 @pytest.fixture(params=[False, True], ids=["default", "eager"])
-async def proxy(request: pytest.FixtureRequest, tmp_path: Path, fake: FakeRegistry) -> AsyncIterator[Inside]:
+async def proxy(request: pytest.FixtureRequest, tmp_path: Path, origin: FakeRegistry) -> AsyncIterator[Inside]:
     """One fill at a time."""
-    async with inside(tmp_path, fake, eager=request.param, chosen=Chosen(more={"max_fills": "1"})) as it:
+    async with inside(tmp_path, origin, eager=request.param, chosen=Chosen(more={"max_fills": "1"})) as it:
         yield it
 
 

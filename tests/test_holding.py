@@ -1,24 +1,18 @@
 """What a manifest names that was given out stays until its client had time to ask for it."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from lab.fake_registry import MANIFEST, FakeRegistry
-from lab.inside import REPOSITORY, Inside, inside, plain_registry
+from lab.inside import REPOSITORY, Inside, inside
 from lab.stores import blob as some
 
 
-@pytest.fixture(scope="module")
-def fake() -> Iterator[FakeRegistry]:
-    with plain_registry() as server:
-        yield server
-
-
 @pytest.fixture
-async def proxy(tmp_path: Path, fake: FakeRegistry) -> AsyncIterator[Inside]:
-    async with inside(tmp_path, fake, size=20_000) as it:
+async def proxy(tmp_path: Path, origin: FakeRegistry) -> AsyncIterator[Inside]:
+    async with inside(tmp_path, origin, size=20_000) as it:
         yield it
 
 

@@ -2,14 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from lab.fake_registry import MANIFEST, FakeRegistry, basic, digest_of, only
 from lab.faults import Fault
-from lab.inside import GRANT_TTL, Inside, digest_in, inside, plain_registry, reached, until
+from lab.inside import GRANT_TTL, Inside, digest_in, inside, reached, until
 from pullthrough.core import media
 from pullthrough.core.children import MAX_MANIFEST
 from pullthrough.core.digest import Digest
@@ -23,15 +23,9 @@ ALICE, BOB, EVE = basic("alice", "a"), basic("bob", "b"), basic("eve", "e")
 PAGE = Fault(status=200, headers={"Content-Type": "text/html"}, body=b"<html>please log in")
 
 
-@pytest.fixture(scope="module")
-def fake() -> Iterator[FakeRegistry]:
-    with plain_registry() as server:
-        yield server
-
-
 @pytest.fixture
-async def proxy(tmp_path: Path, fake: FakeRegistry) -> AsyncIterator[Inside]:
-    async with inside(tmp_path, fake, eager=True) as it:  # as under mitmproxy
+async def proxy(tmp_path: Path, origin: FakeRegistry) -> AsyncIterator[Inside]:
+    async with inside(tmp_path, origin, eager=True) as it:  # as under mitmproxy
         it.fake.add_manifest("team/app", "v1", BODY)
         yield it
 

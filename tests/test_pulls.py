@@ -1,6 +1,6 @@
 """The crossing: what is answered, what passes, and what is learnt from what passes."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 
 from lab.fake_registry import MANIFEST, FakeRegistry, basic, digest_of, only
 from lab.faults import Fault
-from lab.inside import Inside, inside, plain_registry
+from lab.inside import Inside, inside
 from pullthrough.core.headers import Headers
 from pullthrough.messages import Answer, Pass, Registry
 
@@ -18,15 +18,9 @@ BLOB = f"/v2/team/app/blobs/{DIGEST}"
 ALICE = basic("alice", "a")
 
 
-@pytest.fixture(scope="module")
-def fake() -> Iterator[FakeRegistry]:
-    with plain_registry() as server:
-        yield server
-
-
 @pytest.fixture
-async def proxy(tmp_path: Path, fake: FakeRegistry) -> AsyncIterator[Inside]:
-    async with inside(tmp_path, fake, eager=True) as it:
+async def proxy(tmp_path: Path, origin: FakeRegistry) -> AsyncIterator[Inside]:
+    async with inside(tmp_path, origin, eager=True) as it:
         it.fake.add_blob(DATA)
         it.fake.add_manifest("team/app", "v1", b"{}")
         yield it
@@ -202,8 +196,8 @@ async def test_a_client_has_no_say_in_what_is_named(proxy: Inside, field: str) -
     assert named(proxy) == set()
 
 
-async def test_others_name_nobody(fake: FakeRegistry, tmp_path: Path) -> None:
-    async with inside(tmp_path, fake, trusted=False) as proxy:
+async def test_others_name_nobody(origin: FakeRegistry, tmp_path: Path) -> None:
+    async with inside(tmp_path, origin, trusted=False) as proxy:
         await proxy.pulls.observe(proxy.request("/v2/"), 401, Headers((CHALLENGE,)))
         await proxy.pulls.observe(proxy.request("/v2/"), 307, Headers((REDIRECT,)))
 

@@ -17,7 +17,6 @@ from lab.inside import REPOSITORY, Chosen, Inside, digest_in, inside, plain_regi
 from lab.journal import find
 from pullthrough import fetch, upstream_mirrors
 from pullthrough.core import ocierrors
-from pullthrough.fetch import BACK_OFF
 from pullthrough.messages import Answer, Body, BodyError
 
 LONG = {"Content-Length": "60000"}
@@ -35,12 +34,6 @@ LAYERS = [random.Random(seed).randbytes(200_000) for seed in range(2)]
 
 
 @pytest.fixture(scope="module")
-def fake() -> Iterator[FakeRegistry]:
-    with plain_registry() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def servers() -> Iterator[list[FakeRegistry]]:
     with plain_registry() as one, plain_registry() as two:
         yield [one, two]
@@ -55,18 +48,15 @@ def mirrors(servers: list[FakeRegistry]) -> list[FakeRegistry]:
     return servers
 
 
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No waiting between tries."""
-    monkeypatch.setattr(fetch, "BACK_OFF", (0.0,) * len(BACK_OFF))
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 @pytest.fixture
-async def proxy(tmp_path: Path, fake: FakeRegistry, mirrors: list[FakeRegistry]) -> AsyncIterator[Inside]:
+async def proxy(tmp_path: Path, origin: FakeRegistry, mirrors: list[FakeRegistry]) -> AsyncIterator[Inside]:
     """Before a registry whose blobs lie elsewhere, and who speaks of digests."""
-    registry = f"{fake.address}:{fake.port}"
+    registry = f"{origin.address}:{origin.port}"
     named = [f"{registry}={url_of(mirror)}/hub" for mirror in mirrors]
-    async with inside(tmp_path, fake, chosen=Chosen(more={"registry": [registry], "upstream_mirror": named})) as it:
+    async with inside(tmp_path, origin, chosen=Chosen(more={"registry": [registry], "upstream_mirror": named})) as it:
         yield it
 
 
@@ -292,17 +282,17 @@ async def test_what_a_mirror_began_is_not_gone_on_with_by_the_next_pull(
 
 @pytest.mark.parametrize("kind", DRIPPING)
 async def test_a_mirror_that_drips_holds_no_pull(
-    tmp_path: Path, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, origin: FakeRegistry, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """One byte now and then is never silence."""
     monkeypatch.setattr(fetch, "_PATIENCE", 0.3)
     monkeypatch.setattr(upstream_mirrors, "_BODY_TIME", 0.3)
     dripping = Dripping(*DRIPPING[kind])
     dripping.start()
-    registry = f"{fake.address}:{fake.port}"
+    registry = f"{origin.address}:{origin.port}"
     named = f"{registry}=http://{dripping.address}:{dripping.port}"
     chosen = Chosen(more={"registry": [registry], "upstream_mirror": [named]})
-    async with inside(tmp_path, fake, chosen=chosen) as proxy:
+    async with inside(tmp_path, origin, chosen=chosen) as proxy:
         image = proxy.fake.add_image(REPOSITORY, "1.0", LAYERS)
         async with asyncio.timeout(60):
             with contextlib.suppress(BodyError):  # some of it came, and was wrong
