@@ -23,6 +23,7 @@ from pullthrough.core.children import Descriptor
 from pullthrough.core.digest import Digest
 from pullthrough.core.selections import Selection, parse_selection
 from pullthrough.store.opened import Shelf
+from pullthrough.store.room import LOW_WATERMARK
 
 #: Seconds after which it is looked again what pins mean: what was pulled since is not evicted so soon.
 _FRESH: Final = 60.0
@@ -76,7 +77,10 @@ class Pins:
             raise PinError(f"{self.file} cannot be read ({error}): mend or remove it, and pin again") from error
 
     def add(self, catalog: Catalog, what: str, platform: str, size: int) -> Pin:
-        """Pin it too. PinError if all pins together would need more than `size` bytes, or nothing of it is stored."""
+        """Pin it too. PinError if nothing of it is stored, or all pins would leave no room in a store of `size` bytes.
+
+        What they need in all has to stay below the low watermark: else each eviction would take all that is not pinned.
+        """
         pin = follow(catalog, Pin(what, platform, time.time()))
         if not pin.roots and pin.selection.single:
             raise PinError(f"nothing of {pin} is stored here: pull it through this proxy first, then pin it")
@@ -85,10 +89,11 @@ class Pins:
         with durable.locked(self._lock):
             others = [one for one in self.all() if (one.selection, one.platform) != (pin.selection, platform)]
             taken, needed = _bytes(catalog, others), _bytes(catalog, [*others, pin])
-            if needed > size:
+            if needed > size * LOW_WATERMARK:
                 raise PinError(
                     f"{pin} needs {byte_size(needed - taken)} more, {byte_size(taken)} are pinned already: together "
-                    f"more than the {byte_size(size)} of --size; unpin something, or give the store more room"
+                    f"more than {LOW_WATERMARK:.0%} of the {byte_size(size)} of --size; unpin something, or give the "
+                    "store more room"
                 )
             self._write([*others, pin])
         return pin

@@ -19,7 +19,7 @@ from pullthrough.store.files import BlobFiles, Partial
 from pullthrough.store.index import Index
 
 #: Eviction goes down to this share of the size, so that it is not needed again at once.
-_LOW_WATERMARK: Final = 0.95
+LOW_WATERMARK: Final = 0.95
 #: Bytes of the file system that are never taken, so that the index can still be written.
 KEEP_FREE: Final = 64 << 20
 #: Seconds for which what a manifest names is spared after that was given out, and how many of them are remembered.
@@ -133,7 +133,7 @@ class _Eviction:
             while (excess := self._total() - size) > 0:
                 if not self._evict(excess):
                     raise StoreError("all room is taken by what is being filled or pulled, or pinned", full=True)
-            if (excess := self._total() - int(size * _LOW_WATERMARK)) > 0:
+            if (excess := self._total() - int(size * LOW_WATERMARK)) > 0:
                 self._evict(excess)
         unwritten = sum(max(0, wanted - partial.written) for partial, wanted in self._reserved.items())
         while (lacking := unwritten + min_free - self._files.free()) > 0:
