@@ -97,9 +97,17 @@ def enter(shelf: Shelf, image: Import, now: float) -> None:
 
 def vouch(shelf: Shelf, repository: Repository, secret: bytes, now: float) -> None:
     """From now on anybody may have what is stored of a repository while its registry cannot be asked."""
-    principal = accounts.anonymous(secret, repository.registry)
     facts: dict[str, Row] = accounts.vouched(secret, repository.registry, now)
-    shelf.index.note({**facts, **access.vouched(principal, repository, now)})
+    shelf.index.note({**facts, **_vouched(repository, secret, now)})
+
+
+def take_back(shelf: Shelf, repository: Repository, secret: bytes) -> None:
+    """Nobody vouches for a repository any more. For others of its registry somebody may."""
+    shelf.index.note(dict.fromkeys(_vouched(repository, secret, 0.0)))
+
+
+def _vouched(repository: Repository, secret: bytes, now: float) -> dict[str, Row]:
+    return access.vouched(accounts.anonymous(secret, repository.registry), repository, now)
 
 
 # -- whose an image is

@@ -22,6 +22,8 @@ from pullthrough.store.opened import Shelf
 class Purge:
     """What goes, and what stays although it was meant."""
 
+    #: Repositories of which nothing is to stay.
+    whole: list[str] = field(default_factory=list)
     links: list[tuple[str, Digest]] = field(default_factory=list)
     blobs: dict[Digest, Adopted] = field(default_factory=dict)
     #: Unfinished downloads and damaged blobs, with their bytes; only when everything goes.
@@ -42,6 +44,8 @@ def plan(shelf: Shelf, selection: Selection | None, pinned: Container[Digest]) -
     catalog = Catalog(shelf)
     candidates: set[Digest] = set()
     for repository in catalog.repositories(*(() if selection is None else (selection,))):
+        if selection is None or selection.whole:
+            purge.whole.append(repository)
         meant, needed = _meant(shelf, catalog, repository, selection)
         purge.shared |= needed
         for digest in meant:

@@ -130,6 +130,10 @@ def test_in_an_air_gap_everybody_pulls_what_was_imported_as_public(
     assert not client.pull(registry.image_name(f"{repository}-other", "v1"))
     assert [service.journal.requests() for service in (registry, tokens, cdn)] == [[], [], []]
 
+    pullthrough("purge", name_of(registry, repository).removesuffix(":v1"), "--data-dir", proxy.data_dir)
+    pullthrough("import", archive, "--data-dir", proxy.data_dir)
+    assert not client.pull(name_of(registry, repository)), "a purge takes back what somebody vouched for"
+
 
 def docker_index(folder: Path, layout: Layout, images: list[tuple[str, Image]]) -> str:
     """An image layout in which docker's own manifests lie; the digest of their list."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pullthrough import installation
 from pullthrough.catalog import Catalog, Node
 from pullthrough.commands.flags import Config, DataDir, Size, settings
 from pullthrough.commands.stored import Json, ago, selected
@@ -21,9 +23,11 @@ from pullthrough.commands.tables import print_columns
 from pullthrough.config import ConfigError
 from pullthrough.core.amounts import byte_size
 from pullthrough.core.digest import Digest
+from pullthrough.imports import take_back
+from pullthrough.messages import Repository
 from pullthrough.pins import Pin, Pins, kept
 from pullthrough.purging import Purge, carry_out, plan
-from pullthrough.store.opened import check_owner, opened
+from pullthrough.store.opened import Shelf, check_owner, opened
 
 _What = Annotated[
     str,
@@ -132,7 +136,8 @@ def purge(
 ) -> None:
     """Delete what is stored of an image, a repository, a registry or a digest. It is fetched anew when it is pulled.
 
-    What another image needs stays, and so does what is pinned. Works while the proxy runs.
+    What another image needs stays, and so does what is pinned. A repository that goes as a whole is no longer for
+    everybody (import --public). Works while the proxy runs.
     """
     if (what is None) == (not everything):
         raise ConfigError("say what to purge, or --all: pullthrough purge ghcr.io/team/app:1.2")
@@ -142,7 +147,15 @@ def purge(
         found = plan(shelf, None if what is None else selected(what), pinned)
         if not dry_run:
             carry_out(shelf, found)
+            _take_back(shelf, found.whole, chosen.data_dir)
     _tell(found, what, dry_run=dry_run)
+
+
+def _take_back(shelf: Shelf, repositories: Iterable[str], data_dir: Path) -> None:
+    """What was imported for everybody is for those again whom the registry knows."""
+    secret = installation.secret(data_dir / "secret")
+    for repository in filter(None, map(Repository.parse, repositories)):
+        take_back(shelf, repository, secret)
 
 
 def _tell(found: Purge, what: str | None, *, dry_run: bool) -> None:
