@@ -8,6 +8,7 @@ services, proxies and folders end with it. Repositories, not registries, keep te
 import gc
 import shutil
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -214,6 +215,13 @@ async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
     """Facts on a store of their own, with a clock of their own: the time of day."""
     async with remembering(tmp_path / "store") as made:
         yield made
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """For sockets: their names may have 107 bytes, and `tmp_path` is longer."""
+    with tempfile.TemporaryDirectory(prefix="pt-", dir="/tmp") as made:
+        yield Path(made)
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ ROWS = (
     {
         "archives",
         "joins",
+        "siblings",
         "gate",
         "keyring",
         "resolver",

@@ -2,8 +2,8 @@
 
 Responsible for the rule that nothing leaves the cache unless the upstream lately gave something of the same
 repository to the same account (issues 2 and 3), and for the order of what the upstream said: an answer never counts
-against a refusal or a deletion that came after its question. Must not know requests, answers or storage, nor who a
-principal is: that is a fingerprint. Fails closed: what is not remembered is not granted.
+against a refusal or a deletion that came after its question, whichever process heard of it. Must not know requests,
+answers or storage, nor who a principal is: that is a fingerprint. Fails closed: what is not remembered is not granted.
 """
 
 from __future__ import annotations
@@ -12,32 +12,57 @@ import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Final
 
 from pullthrough.core.digest import Digest
 from pullthrough.facts import LASTING, Facts, Row, row_of
 from pullthrough.messages import Repository
+from pullthrough.siblings import Siblings
 
 #: Grants that are remembered; beyond, the oldest go, and their holders are checked anew.
 MAX_GRANTS: Final = 65536
+#: Siblings hear of a grant again when it has grown by this part of its time: not with every pull.
+_RENEW: Final = 1 / 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Grant:
+    until: float
+    #: Until when it lasts for our siblings.
+    told: float
 
 
 class Access:
     """The grants of this process; proofs for an outage are kept as facts.
 
-    `clock` counts seconds and never goes back. Evidence counts for `ttl` seconds, and while the upstream cannot be
-    asked, for `grace`.
+    `clock` counts seconds, never goes back, and is the same for all `siblings`. Evidence counts for `ttl` seconds, and
+    while the upstream cannot be asked, for `grace`.
     """
 
-    def __init__(self, facts: Facts, clock: Callable[[], float], *, ttl: float, grace: float) -> None:
+    def __init__(
+        self,
+        facts: Facts,
+        clock: Callable[[], float],
+        *,
+        ttl: float,
+        grace: float,
+        siblings: Siblings | None = None,
+    ) -> None:
         self._facts = facts
         self._clock = clock
         self._ttl = ttl
         self._grace = grace
-        self._until: OrderedDict[tuple[bytes, Repository], float] = OrderedDict()
+        self._siblings = siblings or Siblings()
+        self._grants: OrderedDict[tuple[bytes, Repository], _Grant] = OrderedDict()
         self._refused = _Times[tuple[bytes, Repository]]()
         self._changed = _Times[tuple[Repository, Digest]]()
         self._severed = _Times[tuple[Repository, Digest]]()
+        self._siblings.hear("granted", self._hear_granted)
+        self._siblings.hear("refused", self._hear_refused)
+        self._siblings.hear("changed", self._hear_changed)
+        self._siblings.hear("settled", self._hear_settled)
+        self._siblings.missed(self._forget)
 
     def now(self) -> float:
         """The time to give to `grant`: taken before the upstream is asked, as its answer is no younger."""
@@ -51,15 +76,18 @@ class Access:
         key = principal, repository
         if asked <= self._refused.last(key):
             return
-        self._until[key] = max(asked + self._ttl, self._until.pop(key, 0.0))
-        while len(self._until) > MAX_GRANTS:
-            self._until.popitem(last=False)
+        before = self._grants.get(key, _NEVER)
+        until = max(asked + self._ttl, before.until)
+        if until - before.told > self._ttl * _RENEW:
+            self._siblings.tell("granted", principal.hex(), str(repository), until)
+            before = _Grant(until, told=until)
+        self._put(key, _Grant(until, before.told))
         if self._grace:
             self._facts.put(_fact(principal, repository), True, self._grace)
 
     def granted(self, principal: bytes, repository: Repository) -> bool:
         """May `principal` be given cached content of `repository` now?"""
-        return self._until.get((principal, repository), -math.inf) > self._clock()
+        return self._grants.get((principal, repository), _NEVER).until > self._clock()
 
     async def remembered(self, principal: bytes, repository: Repository) -> bool:
         """May `principal` be given cached content of `repository` while the upstream cannot be asked?"""
@@ -69,19 +97,25 @@ class Access:
 
     def revoke(self, principal: bytes, repository: Repository) -> None:
         """The upstream refused: forget what it allowed before, and what it was asked before."""
-        self._until.pop((principal, repository), None)
-        self._refused.note((principal, repository), self._clock())
+        self._refuse((principal, repository))
+        self._siblings.tell("refused", principal.hex(), str(repository))
         self._facts.drop(_fact(principal, repository))
         self._facts.drop(_vouched(principal, repository), shared=True)
 
     def changed(self, repository: Repository, digest: Digest) -> None:
         """The upstream deleted or replaced `digest` in `repository` just now."""
-        self._changed.note((repository, digest), self._clock())
-        self._severed.note((repository, digest), math.inf)
+        self._change((repository, digest))
+        self._siblings.tell("changed", str(repository), str(digest))
+
+    async def agreed(self) -> None:
+        """Wait until all processes know what we know."""
+        await self._siblings.agreed()
 
     def settled(self, repository: Repository, digest: Digest) -> None:
         """The store knows of the change."""
-        self._severed.forget((repository, digest))
+        if self.severed(repository, digest):
+            self._severed.forget((repository, digest))
+            self._siblings.tell("settled", str(repository), str(digest))
 
     def severed(self, repository: Repository, digest: Digest) -> bool:
         """Was there a change of which the store may not know?"""
@@ -90,6 +124,55 @@ class Access:
     def overtaken(self, repository: Repository, digest: Digest, asked: float) -> bool:
         """May what the upstream said of `digest`, to a question sent at `asked`, be out of date by a change since?"""
         return asked <= self._changed.last((repository, digest))
+
+    # -- here, whoever learned it
+
+    def _put(self, key: tuple[bytes, Repository], grant: _Grant) -> None:
+        self._grants[key] = grant
+        self._grants.move_to_end(key)
+        while len(self._grants) > MAX_GRANTS:
+            self._grants.popitem(last=False)
+
+    def _refuse(self, key: tuple[bytes, Repository]) -> None:
+        self._grants.pop(key, None)
+        self._refused.note(key, self._clock())
+
+    def _change(self, key: tuple[Repository, Digest]) -> None:
+        self._changed.note(key, self._clock())
+        self._severed.note(key, math.inf)
+
+    # -- what siblings tell
+
+    def _hear_granted(self, principal: str, text: str, until: float) -> None:
+        repository = Repository.parse(text)
+        key = bytes.fromhex(principal), repository
+        if repository is not None and until - self._ttl > self._refused.last((key[0], repository)):
+            before = self._grants.get((key[0], repository), _NEVER)
+            self._put((key[0], repository), _Grant(max(until, before.until), told=until))
+
+    def _hear_refused(self, principal: str, text: str) -> None:
+        repository = Repository.parse(text)
+        if repository is not None:
+            self._refuse((bytes.fromhex(principal), repository))
+
+    def _hear_changed(self, text: str, name: str) -> None:
+        repository, digest = Repository.parse(text), Digest.parse(name)
+        if repository is not None and digest is not None:
+            self._change((repository, digest))
+
+    def _hear_settled(self, text: str, name: str) -> None:
+        repository, digest = Repository.parse(text), Digest.parse(name)
+        if repository is not None and digest is not None:
+            self._severed.forget((repository, digest))
+
+    def _forget(self) -> None:
+        """Siblings may have heard refusals and changes of which we do not know, up to now."""
+        self._grants.clear()
+        self._refused.forget_all(self._clock())
+        self._changed.forget_all(self._clock())
+
+
+_NEVER: Final = _Grant(-math.inf, -math.inf)
 
 
 def vouched(principal: bytes, repository: Repository, now: float) -> dict[str, Row]:
@@ -128,6 +211,11 @@ class _Times[K: Hashable]:
 
     def forget(self, key: K) -> None:
         self._at.pop(key, None)
+
+    def forget_all(self, now: float) -> None:
+        """It may have happened to any key until now."""
+        self._at.clear()
+        self._floor = now
 
     def last(self, key: K) -> float:
         return self._at.get(key, self._floor)

@@ -22,6 +22,7 @@ from pullthrough.core.headers import Headers
 from pullthrough.core.localtoken import LocalToken
 from pullthrough.facts import LASTING, Facts, Row, row_of
 from pullthrough.messages import Registry, Request
+from pullthrough.siblings import Siblings
 
 #: Seconds for which a token of ours may be used: as docker counts at least.
 LOCAL_LIFE: Final = 60
@@ -70,10 +71,20 @@ class _Issued:
 
 
 class Accounts:
-    """The accounts that use this installation. `clock` never goes back; `now` counts seconds since the epoch."""
+    """The accounts that use this installation. `now` counts seconds since the epoch.
+
+    `clock` never goes back and is the same for all `siblings`.
+    """
 
     def __init__(
-        self, secret: bytes, facts: Facts, clock: Callable[[], float], now: Callable[[], float], *, grace: float
+        self,
+        secret: bytes,
+        facts: Facts,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+        *,
+        grace: float,
+        siblings: Siblings | None = None,
     ) -> None:
         self._fingerprint = _Fingerprints(secret)
         self._signing = hmac.digest(secret, b"local tokens", "sha256")
@@ -82,6 +93,8 @@ class Accounts:
         self._now = now
         self._grace = grace
         self._issued: OrderedDict[bytes, _Issued] = OrderedDict()
+        self._siblings = siblings or Siblings()
+        self._siblings.hear("issued", self._hear_issued)
 
     # -- principals
 
@@ -147,8 +160,16 @@ class Accounts:
     ) -> None:
         """The token server gave `token` to `account`, for `seconds`, asked for what may be pulled from these."""
         key = self._fingerprint("token", str(registry), token)
-        self._issued.pop(key, None)
-        self._issued[key] = _Issued(account, frozenset(repositories), self._clock() + seconds)
+        issued = _Issued(account, frozenset(repositories), self._clock() + seconds)
+        self._remember(key, issued)
+        self._siblings.tell("issued", key.hex(), account.hex(), sorted(issued.repositories), issued.until)
+
+    def _hear_issued(self, key: str, account: str, repositories: list[str], until: float) -> None:
+        self._remember(bytes.fromhex(key), _Issued(bytes.fromhex(account), frozenset(repositories), until))
+
+    def _remember(self, key: bytes, issued: _Issued) -> None:
+        self._issued[key] = issued
+        self._issued.move_to_end(key)
         while len(self._issued) > _MAX_TOKENS:
             self._issued.popitem(last=False)
 

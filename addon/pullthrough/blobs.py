@@ -37,6 +37,7 @@ from pullthrough.following import announced
 from pullthrough.joins import Joins
 from pullthrough.links import Links
 from pullthrough.messages import Answer, Pass, Registry, Repository, Request
+from pullthrough.siblings import Siblings
 from pullthrough.store import Link, Store, StoreError, Taken
 from pullthrough.trouble import Trouble
 from pullthrough.upstream import Reply, Upstream, UpstreamError
@@ -95,6 +96,7 @@ class Blobs:
         mirrors: UpstreamMirrors,
         *,
         vouches: Callable[[Registry], bool],
+        siblings: Siblings | None = None,
     ) -> None:
         """A registry that `vouches` proves by its mere word that it has a digest; others have to send it."""
         self._vouches = vouches
@@ -105,6 +107,8 @@ class Blobs:
         self._mirrors = mirrors
         self._links = Links(store, access)
         self._checks: Joins[tuple[Repository, bytes, Digest], Refused | Word] = Joins()
+        self._siblings = siblings or Siblings()
+        self._siblings.hear("blob deleted", self._join_no_more)
 
     async def answer(self, request: Request, source: Source, digest: Digest) -> Answer | Pass:
         """The answer, or `Pass` where the client does better with the upstream itself.
@@ -151,8 +155,12 @@ class Blobs:
 
     async def deleted(self, repository: Repository, digest: Digest) -> None:
         """The upstream deleted this blob: what it said before counts no more."""
-        self._checks.forget(lambda key: (key[0], key[2]) == (repository, digest))
+        self._join_no_more(str(repository), str(digest))
+        self._siblings.tell("blob deleted", str(repository), str(digest))
         await self._links.cut(repository, digest)
+
+    def _join_no_more(self, repository: str, digest: str) -> None:
+        self._checks.forget(lambda key: (str(key[0]), str(key[2])) == (repository, digest))
 
     async def _facts(self, source: Source, digest: Digest, word: Word | None) -> tuple[Facts, bool]:
         """What is known, and whether the blob is stored; `word` if the upstream answered this very question just now.

@@ -8,6 +8,7 @@ token are remembered, in memory and for a short time, for the account that got t
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import math
 import urllib.parse
@@ -25,6 +26,7 @@ from pullthrough.guesses import Guesses
 from pullthrough.joins import Joins
 from pullthrough.messages import Answer, Registry, Repository, Request, refusal
 from pullthrough.realms import Realms
+from pullthrough.siblings import Siblings
 from pullthrough.trouble import Trouble
 from pullthrough.upstream import UnusableAnswer, Upstream, UpstreamError
 
@@ -101,6 +103,7 @@ class Broker:
         clock: Callable[[], float],
         remember: float,
         count: Callable[[str], None],
+        siblings: Siblings | None = None,
     ) -> None:
         self._upstream = upstream
         self._realms = realms
@@ -112,6 +115,8 @@ class Broker:
         self._under_way: Joins[tuple[object, ...], _Relayed] = Joins()
         self._guesses: Guesses[tuple[str, bytes]] = Guesses(clock)
         self._remembered: OrderedDict[tuple[object, ...], _Remembered] = OrderedDict()
+        self._siblings = siblings or Siblings()
+        self._siblings.hear("refused token", self._forget_token)
 
     async def answer(self, request: Request, identifier: str) -> Answer:
         """The token server's answer to a request for the realm that `identifier` stands for, or ours in its place."""
@@ -140,8 +145,14 @@ class Broker:
 
     def refused(self, token: str) -> None:
         """The registry refused it: who asks again gets a new one, which may be worth more."""
+        fingerprint = _hashed(token)
+        self._forget_token(fingerprint)
+        self._siblings.tell("refused token", fingerprint)
+
+    def _forget_token(self, fingerprint: str) -> None:
         for key, kept in list(self._remembered.items()):
-            if token in (kept.said.get("token"), kept.said.get("access_token")):
+            tokens = kept.said.get("token"), kept.said.get("access_token")
+            if any(isinstance(token, str) and _hashed(token) == fingerprint for token in tokens):
                 del self._remembered[key]
 
     async def alive(self, registry: Registry) -> bool:
@@ -267,6 +278,11 @@ class Broker:
     def _failed(self, error: UpstreamError) -> Answer:
         self._count("failed")
         return Trouble.silence(error).refusal()
+
+
+def _hashed(token: str) -> str:
+    """A token as it may be named to others."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _fields(headers: Headers) -> Headers:

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
+from pullthrough.siblings import Siblings
 from pullthrough.store import Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -36,8 +37,11 @@ type Row = tuple[list[Any], float]
 class Facts:
     """JSON values by key. `now` counts seconds since the epoch, and may jump: it has to mean the same tomorrow."""
 
-    def __init__(self, store: Store, now: Callable[[], float]) -> None:
+    def __init__(self, store: Store, now: Callable[[], float], siblings: Siblings | None = None) -> None:
         self._store = store
+        self._siblings = siblings or Siblings()
+        self._siblings.hear("fact", self._hear)
+        self._siblings.missed(self._forget)
         self._now = now
         #: Later than what is on disk; what is being written just now is in both.
         self._waiting: OrderedDict[str, Fact] = OrderedDict()
@@ -85,7 +89,19 @@ class Facts:
     def _learn(self, key: str, fact: Fact) -> None:
         if _keep(self._waiting, key, fact):
             self._given_up = self._now()
+        self._siblings.tell("fact", key, fact)
         self._write_behind()
+
+    def _hear(self, key: str, row: Any) -> None:
+        """A sibling learned it, and writes it down. That something holds no more goes before what we are writing."""
+        fact = fact_of(row)
+        _keep(self._written, key, fact)
+        if fact is None and key in self._waiting:
+            self._waiting[key] = None
+
+    def _forget(self) -> None:
+        """Siblings may have learned what we did not hear of; what is on disk counts."""
+        self._written.clear()
 
     def _write_behind(self) -> asyncio.Task[None]:
         """The one task that writes: two at once could write in the wrong order."""

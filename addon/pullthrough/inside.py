@@ -27,6 +27,7 @@ from pullthrough.neighbours import Neighbours
 from pullthrough.outages import Outages
 from pullthrough.pulls import Pulls
 from pullthrough.realms import Realms
+from pullthrough.siblings import Siblings
 from pullthrough.store import Store
 from pullthrough.tags import Tags
 from pullthrough.upstream import Upstream
@@ -37,8 +38,8 @@ class Inside:
     """What answers, over one store and one way upstream. Make it inside the event loop that it is to serve.
 
     `secret` is the installation's. Registries that are `trusted` may lead clients to neighbours; one that `vouches`
-    proves by its mere word that it has a digest. `clock` counts seconds and never goes back; `now` counts them since
-    the epoch.
+    proves by its mere word that it has a digest. `siblings` answer beside us, over the same store. `clock` counts
+    seconds and never goes back; `now` counts them since the epoch; both are the same for all siblings.
     """
 
     def __init__(
@@ -51,24 +52,27 @@ class Inside:
         secret: bytes,
         trusted: Callable[[Registry], bool],
         vouches: Callable[[Registry], bool],
+        siblings: Siblings | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
         # 1. what we remember, and whom we know
-        self.facts = Facts(store, now)
-        self.access = Access(self.facts, clock, ttl=settings.grant_ttl, grace=settings.offline_grace)
-        self.accounts = Accounts(secret, self.facts, clock, now, grace=settings.offline_grace)
-        self.limits = Limits(clock, now, metrics.ratelimit)
-        self.neighbours = Neighbours()
+        siblings = siblings or Siblings()
+        ttl, grace = settings.grant_ttl, settings.offline_grace
+        self.facts = Facts(store, now, siblings)
+        self.access = Access(self.facts, clock, ttl=ttl, grace=grace, siblings=siblings)
+        self.accounts = Accounts(secret, self.facts, clock, now, grace=grace, siblings=siblings)
+        self.limits = Limits(clock, now, metrics.ratelimit, siblings)
+        self.neighbours = Neighbours(siblings)
         realms = Realms(self.facts, brokered=settings.auth_broker)
-        tags = Tags(self.facts, settings.max_stale, now)
+        tags = Tags(self.facts, settings.max_stale, now, siblings)
         # 2. what is fetched
         self._upstream = upstream
         self.flights = Flights(store, upstream, settings.max_fills)
         logins = Logins(upstream, Keyring.load(settings.upstream_credentials, None), clock)
         self.mirrors = UpstreamMirrors(settings.upstream_mirror, upstream, logins, clock, now)
         # 3. what is answered
-        self.blobs = Blobs(store, self.flights, upstream, self.access, self.mirrors, vouches=vouches)
+        self.blobs = Blobs(store, self.flights, upstream, self.access, self.mirrors, vouches=vouches, siblings=siblings)
         self.manifests = Manifests(
             store,
             upstream,
@@ -78,6 +82,7 @@ class Inside:
             self.mirrors,
             floor=settings.rate_limit_floor,
             vouches=vouches,
+            siblings=siblings,
         )
         broker = Broker(
             upstream=upstream,
@@ -87,6 +92,7 @@ class Inside:
             clock=clock,
             remember=settings.grant_ttl / 4,  # a right that was taken away must not live on by token and grant
             count=metrics.token,
+            siblings=siblings,
         )
         outages = Outages(
             manifests=self.manifests,
@@ -110,6 +116,7 @@ class Inside:
             neighbours=self.neighbours,
             trusted=trusted,
             filters=Filters(settings.allow, settings.deny, settings.cache_only, settings.bypass),
+            siblings=siblings,
             offline=settings.offline,
         )
 

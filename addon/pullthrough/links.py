@@ -37,5 +37,6 @@ class Links:
     async def cut(self, repository: Repository, digest: Digest) -> None:
         """The upstream deleted or replaced `digest` in `repository`."""
         self._access.changed(repository, digest)
+        await self._access.agreed()  # or a sibling could link it anew behind our back
         await self._store.unlink(str(repository), digest)
         self._access.settled(repository, digest)

@@ -25,6 +25,7 @@ from pullthrough.joins import Joins
 from pullthrough.limits import TOO_MANY_REQUESTS, Limits
 from pullthrough.links import Links
 from pullthrough.messages import Answer, BodyError, Pass, Registry, Repository, Request
+from pullthrough.siblings import Siblings
 from pullthrough.store import Link, Store, StoreError
 from pullthrough.tags import Tags
 from pullthrough.trouble import Trouble
@@ -80,6 +81,7 @@ class Manifests:
         *,
         floor: int,
         vouches: Callable[[Registry], bool],
+        siblings: Siblings | None = None,
     ) -> None:
         """`floor`: below so many pulls that are left of a rate limit, none is spent on a tag that moved.
 
@@ -97,6 +99,9 @@ class Manifests:
         self._heads: Joins[_Key, _Head] = Joins()
         self._wholes: Joins[_Key, _Whole | Pass] = Joins()
         self._mirrored: Joins[tuple[Repository, Digest], tuple[bytes, str] | None] = Joins()
+        self._siblings = siblings or Siblings()
+        self._siblings.hear("manifest changed", self._join_no_more)
+        self._siblings.hear("awaited", self._hear_awaited)
 
     async def answer(self, request: Request, source: Source, route: Route, *, sparing: bool) -> Answer | Pass:
         """The answer, or `Pass` where the client does better with the upstream itself.
@@ -149,13 +154,17 @@ class Manifests:
         A digest loses its link; of a tag nothing is kept. Checks under way were perhaps answered before:
         nobody joins them any more.
         """
-        self._heads.forget(lambda key: key[0] == repository)
-        self._wholes.forget(lambda key: key[0] == repository)
+        self._join_no_more(str(repository))
+        self._siblings.tell("manifest changed", str(repository))
         digest = Digest.parse(reference)
         if digest is not None:
             await self._links.cut(repository, digest)
         else:
             self._tags.gone(repository, reference)
+
+    def _join_no_more(self, repository: str) -> None:
+        self._heads.forget(lambda key: str(key[0]) == repository)
+        self._wholes.forget(lambda key: str(key[0]) == repository)
 
     # -- by tag
 
@@ -296,8 +305,12 @@ class Manifests:
 
     def _given(self, request: Request, headers: Headers, digest: Digest, body: bytes, cache: CacheStatus) -> Answer:
         """The manifest, after which its client asks for what it names."""
-        self._store.hold(children(body))
+        if news := self._store.hold(children(body)):
+            self._siblings.tell("awaited", list(map(str, news)))
         return _content(request, headers, digest, body, cache)
+
+    def _hear_awaited(self, names: list[str]) -> None:
+        self._store.hold(filter(None, map(Digest.parse, names)))
 
     async def _whole(self, request: Request, source: Source, reference: str) -> Answer | Pass:
         got, joined = await self._wholes.do(

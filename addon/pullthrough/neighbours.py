@@ -12,6 +12,7 @@ from collections import OrderedDict
 from typing import Final
 
 from pullthrough.core.headers import Headers
+from pullthrough.siblings import Siblings
 
 _REALM: Final = re.compile(r'\brealm\s*=\s*"([^"]{1,2048})"', re.IGNORECASE)
 _MAX: Final = 1024
@@ -20,8 +21,10 @@ _MAX: Final = 1024
 class Neighbours:
     """End-points (host, port) that were named; the oldest are forgotten beyond a bound."""
 
-    def __init__(self) -> None:
+    def __init__(self, siblings: Siblings | None = None) -> None:
         self._known: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._siblings = siblings or Siblings()
+        self._siblings.hear("neighbour", self._put)
 
     def learn(self, base: str, headers: Headers) -> None:
         """Take note of the realms (RFC 6750) and the Location in an answer of the registry at `base`."""
@@ -29,8 +32,13 @@ class Neighbours:
         for url in (*realms, *headers.all("location")):
             endpoint = _endpoint(base, url)
             if endpoint is not None:
-                self._known.pop(endpoint, None)
-                self._known[endpoint] = None
+                if endpoint not in self._known:
+                    self._siblings.tell("neighbour", *endpoint)
+                self._put(*endpoint)
+
+    def _put(self, host: str, port: int) -> None:
+        self._known[host, port] = None
+        self._known.move_to_end((host, port))
         while len(self._known) > _MAX:
             self._known.popitem(last=False)
 

@@ -33,6 +33,7 @@ from pullthrough.messages import Answer, Pass, Registry, Repository, Request, re
 from pullthrough.neighbours import Neighbours
 from pullthrough.outages import Outages
 from pullthrough.realms import Realms
+from pullthrough.siblings import Siblings
 from pullthrough.store import StoreError
 from pullthrough.trouble import Trouble
 from pullthrough.upstream import UnusableAnswer, Upstream, UpstreamError
@@ -63,6 +64,7 @@ class Pulls:
         neighbours: Neighbours,
         trusted: Callable[[Registry], bool],
         filters: Filters,
+        siblings: Siblings,
         offline: bool,
     ) -> None:
         self._upstream = upstream
@@ -77,12 +79,14 @@ class Pulls:
         self._neighbours = neighbours
         self._trusted = trusted
         self._filters = filters
+        self._siblings = siblings
         self._offline = offline
 
     async def answer(self, request: Request) -> Answer | Pass:
         """What to answer, or `Pass`. Never raises."""
         route = classify(request.method, request.target)
         answer = await self._safely(request, route)
+        await self._siblings.agreed()  # whoever has an answer may ask another process next
         if isinstance(answer, Pass) and self._offline:
             return Trouble("pullthrough was started with --offline").refusal()
         return answer
@@ -212,7 +216,9 @@ class Pulls:
                 await self._observe(request, route, status)
         except StoreError as error:
             log.warning("cannot take note of %s %s: %s", request.method, route.kind, error)
-        return self._heard(request, route, status, headers)
+        heard = self._heard(request, route, status, headers)
+        await self._siblings.agreed()
+        return heard
 
     async def _observe(self, request: Request, route: Route, status: int) -> None:
         repository = Repository(request.registry, route.repository)

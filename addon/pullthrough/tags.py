@@ -16,6 +16,7 @@ from pullthrough.core import media
 from pullthrough.core.digest import Digest
 from pullthrough.facts import LASTING, Facts, Row, fact_of, row_of
 from pullthrough.messages import Repository
+from pullthrough.siblings import Siblings
 
 #: Repositories, and tags of each, of which is remembered what somebody asked for but did not get yet.
 _MAX_REPOSITORIES: Final = 1024
@@ -51,12 +52,17 @@ class Tags:
     nothing. `now` counts seconds since the epoch.
     """
 
-    def __init__(self, facts: Facts, max_stale: float, now: Callable[[], float]) -> None:
+    def __init__(
+        self, facts: Facts, max_stale: float, now: Callable[[], float], siblings: Siblings | None = None
+    ) -> None:
         self._facts = facts
         self._max_stale = max_stale
         self.now = now
         #: By the key of the tag: the tag, what was accepted, what it names, and when that was asked.
         self._named: OrderedDict[Repository, OrderedDict[str, _Named]] = OrderedDict()
+        self._siblings = siblings or Siblings()
+        self._siblings.hear("named", self._hear_named)
+        self._siblings.hear("gone", self._hear_gone)
 
     def named(self, repository: Repository, tag: str, accept: Sequence[str], digest: Digest, asked: float) -> None:
         """The upstream said that `tag` names `digest`, of which nobody here got the content yet.
@@ -65,9 +71,18 @@ class Tags:
         """
         if not self._max_stale:
             return
+        self._siblings.tell("named", str(repository), tag, list(accept), str(digest), asked)
+        self._remember(repository, _Named(tag, tuple(accept), digest, asked))
+
+    def _hear_named(self, text: str, tag: str, accept: list[str], name: str, asked: float) -> None:
+        repository, digest = Repository.parse(text), Digest.parse(name)
+        if repository is not None and digest is not None:
+            self._remember(repository, _Named(tag, tuple(accept), digest, asked))
+
+    def _remember(self, repository: Repository, named: _Named) -> None:
         said = self._named.setdefault(repository, OrderedDict())
-        key = _key(repository, tag, accept)
-        said[key] = _Named(tag, tuple(accept), digest, asked)
+        key = _key(repository, named.tag, named.accept)
+        said[key] = named
         said.move_to_end(key)
         self._named.move_to_end(repository)
         if len(said) > _MAX_NAMED:
@@ -110,11 +125,20 @@ class Tags:
 
     def gone(self, repository: Repository, tag: str) -> None:
         """It was deleted or moved: what it named counts no more, whatever media types somebody accepts."""
+        self._forget(repository, tag)
+        self._siblings.tell("gone", str(repository), tag)
+        if self._max_stale:
+            self._facts.put(_gone_key(repository, tag), self.now(), max(self._max_stale, LASTING))
+
+    def _hear_gone(self, text: str, tag: str) -> None:
+        repository = Repository.parse(text)
+        if repository is not None:
+            self._forget(repository, tag)
+
+    def _forget(self, repository: Repository, tag: str) -> None:
         said = self._named.get(repository)
         for key in [key for key, one in said.items() if one.tag == tag] if said else ():
             del self._named[repository][key]
-        if self._max_stale:
-            self._facts.put(_gone_key(repository, tag), self.now(), max(self._max_stale, LASTING))
 
     async def _gone(self, repository: Repository, tag: str) -> float:
         """When it was last deleted or moved through here; 0 if never."""

@@ -29,6 +29,7 @@ from pullthrough.health import Health
 from pullthrough.messages import Answer, Body, BodyError, Pass, Registry, Repository, Request
 from pullthrough.metrics import Metrics
 from pullthrough.parent import ParentProxies
+from pullthrough.siblings import Siblings
 from pullthrough.store import Link, Partial, Store, StoredBlob, StoreError
 from pullthrough.upstream import Timeouts, Upstream
 
@@ -190,11 +191,19 @@ class Inside(inside_of_the_proxy.Inside):
     """One proxy without doors, and the registry before it."""
 
     def __init__(
-        self, folder: Path, fake: FakeRegistry, size: int, trusted: bool, tls: ssl.SSLContext | None, chosen: Chosen
+        self,
+        folder: Path,
+        fake: FakeRegistry,
+        size: int,
+        trusted: bool,
+        tls: ssl.SSLContext | None,
+        chosen: Chosen,
+        clock: Clock | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         self.folder = folder
         self.fake = fake
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self.store = TroubledStore(folder, size)
         self.upstream = Upstream(
             tls=tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # a plain registry needs none
@@ -217,6 +226,7 @@ class Inside(inside_of_the_proxy.Inside):
             secret=b"secret",
             trusted=lambda registry: trusted,
             vouches=lambda registry: registry.host not in self.found,
+            siblings=siblings,
             clock=self.clock,
             now=self.clock,
         )
@@ -350,6 +360,7 @@ async def inside(
     trusted: bool = True,
     tls: ssl.SSLContext | None = None,
     chosen: Chosen | None = None,
+    siblings: Siblings | None = None,
 ) -> AsyncIterator[Inside]:
     """Everything built before `fake`, which is as new, and looked after when it is left.
 
@@ -362,7 +373,7 @@ async def inside(
     fake.reset()
     fake.manners, fake.content = Manners(), Content()
     with _no_unseen_errors(loop):
-        made = Inside(folder / "store", fake, size, trusted, tls, chosen or Chosen())
+        made = Inside(folder / "store", fake, size, trusted, tls, chosen or Chosen(), None, siblings)
         try:
             yield made
         finally:
@@ -373,6 +384,16 @@ async def inside(
             loop.set_task_factory(None)
         assert not opened, f"left open: {opened}"
         await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+
+@asynccontextmanager
+async def beside(proxy: Inside, siblings: Siblings, tls: ssl.SSLContext | None = None) -> AsyncIterator[Inside]:
+    """Another process of the same installation, with the same clocks."""
+    made = Inside(proxy.folder, proxy.fake, STORE_SIZE, True, tls, Chosen(), proxy.clock, siblings)
+    yield made
+    proxy.fake.release()
+    await made.aclose()
+    await made.store.aclose()
 
 
 def open_files(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ import base64
 import dataclasses
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from lab.pki import Pki
 from lab.signer import SERVICE
 from lab.tokens import TokenServer
 from pullthrough.messages import Request as Question
+from pullthrough.siblings import Siblings
 from pullthrough.trust import client_context
 
 ALICE, BOB = basic("alice", "secret"), basic("bob", "hunter2")
@@ -29,13 +31,23 @@ OUR_REALM = re.compile(r'realm="https://[^/"]+(?P<path>/v2/_pullthrough/token/[0
 
 @asynccontextmanager
 async def behind_tls(
-    folder: Path, fake: FakeRegistry, tokens: TokenServer, *authorities: Pki, chosen: Chosen | None = None
+    folder: Path,
+    fake: FakeRegistry,
+    tokens: TokenServer,
+    *authorities: Pki,
+    chosen: Chosen | None = None,
+    siblings: Siblings | None = None,
 ) -> AsyncIterator[Inside]:
     """`inside` before a registry over TLS that wants tokens of `tokens`."""
-    tls = client_context(b"".join(authority.ca_file.read_bytes() for authority in authorities))
-    async with inside(folder, fake, eager=True, tls=tls, chosen=chosen) as made:
+    tls = trusting(*authorities)
+    async with inside(folder, fake, eager=True, tls=tls, chosen=chosen, siblings=siblings) as made:
         wants_tokens(fake, tokens.realm)
         yield made
+
+
+def trusting(*authorities: Pki) -> ssl.SSLContext:
+    """For an upstream whose certificate is one of theirs."""
+    return client_context(b"".join(authority.ca_file.read_bytes() for authority in authorities))
 
 
 def wants_tokens(fake: FakeRegistry, realm: str) -> None:

@@ -207,9 +207,12 @@ class Store:
         """Note JSON values by key, each for so many seconds; None deletes. All of them or none."""
         await self._do(self._note, lambda parts: parts.index.note(facts))
 
-    def hold(self, digests: Iterable[Digest]) -> None:
-        """Somebody is about to ask for these: they are not evicted for some minutes. Does not block."""
-        self._holds.hold(digests)
+    def hold(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Somebody is about to ask for these: they are not evicted for some minutes. Does not block.
+
+        Those that were evicted before, for all that was known of them.
+        """
+        return self._holds.hold(digests)
 
     async def retire(self, age: float) -> int:
         """Delete what was not used for `age` seconds; how many blobs were."""

@@ -36,15 +36,18 @@ class Holds:
         self._until: dict[Digest, float] = {}  # what was held last at the end
         self._lock = threading.Lock()
 
-    def hold(self, digests: Iterable[Digest]) -> None:
-        """Spare these for a while."""
+    def hold(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Spare these for a while; those that were not spared already, for most of that time."""
+        news = []
         with self._lock:
-            until = time.monotonic() + _HOLD
+            now = time.monotonic()
             for digest in digests:
-                self._until.pop(digest, None)
-                self._until[digest] = until
+                if self._until.pop(digest, 0.0) < now + _HOLD / 2:
+                    news.append(digest)
+                self._until[digest] = now + _HOLD
             while len(self._until) > _MAX_HELD:
                 del self._until[next(iter(self._until))]
+        return news
 
     def spare(self, digest: Digest) -> bool:
         """Is it one of them?"""
