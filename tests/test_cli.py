@@ -131,6 +131,15 @@ def test_version_names_what_a_bug_report_needs(capsys: pytest.CaptureFixture[str
     assert len(re.findall(r" OpenSSL ", ran.out)) == 2
 
 
+def test_the_version_alone_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Ran(capsys, "--version").out == f"pullthrough {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["ca"], ["ca", "show"]])
+def test_help_has_a_short_name(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    assert Ran(capsys, *command, "-h").out == Ran(capsys, *command, "--help").out != ""
+
+
 def test_python_dash_m_works() -> None:
     environ = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent / "addon")}
     command = [sys.executable, "-m", "pullthrough", "version"]

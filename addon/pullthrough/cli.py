@@ -78,11 +78,28 @@ app = typer.Typer(
     help=_ABOUT,
     epilog="Each command explains itself: pullthrough run --help",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,  # their view of local variables would show credentials
 )
 app.add_typer(ca.app, name="ca")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"pullthrough {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def every(
+    *,
+    asked: Annotated[
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 @app.command(help=_RUN)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pullthrough.core.amounts import byte_size
+from pullthrough.core.amounts import byte_size, counted
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,8 @@ from pullthrough.core.amounts import byte_size
 )
 def test_bytes_have_the_unit_that_suits_them(count: int, text: str) -> None:
     assert byte_size(count) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 blobs"), (1, "1 blob"), (2, "2 blobs")])
+def test_one_is_not_many(count: int, text: str) -> None:
+    assert counted(count, "blob") == text

@@ -21,7 +21,7 @@ from pullthrough.catalog import Catalog, shown
 from pullthrough.commands.flags import Config, DataDir, Size, flag, settings
 from pullthrough.commands.stored import selected, store_folder
 from pullthrough.config import ConfigError, Settings
-from pullthrough.core.amounts import byte_size
+from pullthrough.core.amounts import byte_size, counted
 from pullthrough.core.digest import Digest
 from pullthrough.imports import Import
 from pullthrough.pins import Keeper, Pins
@@ -60,7 +60,7 @@ def export(
         chosen.write(shelf, output)
     for entry in chosen.entries:
         typer.echo(entry.names[0])
-    typer.echo(f"{output}: {len(chosen.entries)} images, {byte_size(chosen.bytes)}")
+    typer.echo(f"{output}: {counted(len(chosen.entries), 'image')}, {byte_size(chosen.bytes)}")
 
 
 def import_(

@@ -21,7 +21,7 @@ from pullthrough.commands.flags import Config, DataDir, Size, settings
 from pullthrough.commands.stored import Json, ago, selected
 from pullthrough.commands.tables import print_columns
 from pullthrough.config import ConfigError
-from pullthrough.core.amounts import byte_size
+from pullthrough.core.amounts import byte_size, counted
 from pullthrough.core.digest import Digest
 from pullthrough.imports import take_back
 from pullthrough.messages import Repository
@@ -75,7 +75,10 @@ class _Pinned:
     def __str__(self) -> str:
         missing = sum(node.stored is None for node in self.nodes.values())
         rest = f"; {missing} of the blobs are not stored yet, and stay when they are" if missing else ""
-        return f"{self.pin}: {self.images} images, {len(self.nodes)} blobs, {byte_size(self.size)}{rest}"
+        return (
+            f"{self.pin}: {counted(self.images, 'image')}, {counted(len(self.nodes), 'blob')}, "
+            f"{byte_size(self.size)}{rest}"
+        )
 
 
 def pin(
@@ -162,9 +165,9 @@ def _tell(found: Purge, what: str | None, *, dry_run: bool) -> None:
     if what is not None and not (found.blobs or found.links or found.pinned or found.shared):
         raise ConfigError(f"nothing of {what} is stored here; see what is: pullthrough ls")
     verb = "would go" if dry_run else "gone"
-    rests = f", {len(found.rests)} unfinished or damaged files" if found.rests else ""
-    typer.echo(f"{verb}: {len(found.blobs)} blobs{rests}, {byte_size(found.bytes)}")
+    rests = f", {counted(len(found.rests), 'unfinished or damaged file')}" if found.rests else ""
+    typer.echo(f"{verb}: {counted(len(found.blobs), 'blob')}{rests}, {byte_size(found.bytes)}")
     if found.shared:
-        typer.echo(f"kept: {len(found.shared)} blobs, which other images or repositories have as well")
+        typer.echo(f"kept, as other images or repositories have it as well: {counted(len(found.shared), 'blob')}")
     if found.pinned:
-        typer.echo(f"kept: {len(found.pinned)} blobs, which are pinned; see pullthrough pins")
+        typer.echo(f"kept, as it is pinned (see pullthrough pins): {counted(len(found.pinned), 'blob')}")

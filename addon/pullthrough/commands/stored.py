@@ -21,7 +21,7 @@ from pullthrough.catalog import CONFIGS, Catalog, Image, Node, shown
 from pullthrough.commands.flags import Config, DataDir, settings
 from pullthrough.commands.tables import print_columns
 from pullthrough.config import ConfigError
-from pullthrough.core.amounts import byte_size
+from pullthrough.core.amounts import byte_size, counted
 from pullthrough.core.digest import Digest
 from pullthrough.core.selections import Selection, parse_selection
 from pullthrough.pins import Pins
@@ -101,7 +101,9 @@ def ls(
             return
         print_columns(("IMAGE", "DIGEST", "SIZE", "STORED", "USED", "HITS"), map(_row, listed))
         total = {node.digest: node.stored or 0 for one in listed for node in one.image.nodes.values()}
-        typer.echo(f"{len(listed)} images, {byte_size(sum(total.values()))}; blobs that they share are counted once")
+        typer.echo(
+            f"{counted(len(listed), 'image')}, {byte_size(sum(total.values()))}; blobs that they share are counted once"
+        )
 
 
 def show(

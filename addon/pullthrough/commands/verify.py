@@ -20,6 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from pullthrough.commands.flags import Config, DataDir, settings
 from pullthrough.commands.tables import print_table
 from pullthrough.config import ConfigError
+from pullthrough.core.amounts import counted
 from pullthrough.options import parse_size
 from pullthrough.store.inspector import Finding, Inspector, Verdict
 from pullthrough.store.opened import opened
@@ -54,7 +55,9 @@ def verify(
     tally = _Tally()
     with opened(chosen.store_dir, mend=repair) as shelf:
         inspector = Inspector(shelf, Quarantine(shelf, bool))
-        typer.echo(f"Reading {shelf.index.count()} blobs, {decimal(shelf.index.bytes())}, in {chosen.store_dir}")
+        typer.echo(
+            f"Reading {counted(shelf.index.count(), 'blob')}, {decimal(shelf.index.bytes())}, in {chosen.store_dir}"
+        )
         with _Screen(shelf.index.bytes()) as screen:
 
             def paid(count: int) -> None:

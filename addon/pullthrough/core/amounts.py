@@ -13,3 +13,8 @@ def byte_size(count: int) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= _KIBI
     return f"{size:.1f} TiB"
+
+
+def counted(count: int, what: str) -> str:
+    """So many of them: 1 blob, 2 blobs."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
