@@ -243,11 +243,12 @@ class Deeds:
             Wish("private manifest, no right", repository, "manifests", image.digest, thief),
             Wish("private tag, no right", repository, "manifests", self._tag(repository).name, thief),
         ]
-        if not member:  # by a repository that the thief may read, and that has not got it
-            own = self._chance.choice(
-                [name for name in self._stock.images if thief is GUESSER or may_read(thief, name)]
-            )
-            wishes.append(Wish("private blob by another repository", own, "blobs", secret, thief))
+        # By a repository that has not got it. What anybody gets there in an outage, a guesser gets as anybody.
+        others = [name for name, members in self._stock.members.items() if secret not in members]
+        own = [name for name in others if thief is GUESSER or may_read(thief, name)]
+        if own and not member:
+            name = self._chance.choice(own)
+            wishes.append(Wish("private blob by another repository", name, "blobs", secret, thief))
         server, wish = self._server(), self._chance.choice(wishes)
         got = await self._ask(server, wish)
         if got is None:
