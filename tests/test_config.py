@@ -91,6 +91,7 @@ def test_the_defaults() -> None:
         min_free=Size(64 * 1024**2),
         max_age=0.0,
         max_fills=64,
+        workers=0,
         scrub_interval=30 * 24 * 3600.0,
         tls_listen=(),
         transparent_listen=(),

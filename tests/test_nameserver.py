@@ -21,6 +21,7 @@ from pullthrough.core.dnsmessage import Question
 from pullthrough.core.registries import Registries, parse_entry
 from pullthrough.forwarders import Forwarders
 from pullthrough.guard import Guard
+from pullthrough.listeners import Listener, opened
 from pullthrough.nameserver import NameServer
 from pullthrough.options import Address, IPAddress, parse_ip
 
@@ -184,7 +185,7 @@ class House:
 async def house() -> AsyncIterator[House]:
     others = Others()
     made = House(NameServer(registries(), [FOUR], others), others)
-    await made.names.listen(Address("127.0.0.1", 0))
+    await made.names.listen(listener("127.0.0.1"))
     (made.address,) = made.names.addresses
     yield made
     others.may_reply.set()
@@ -192,6 +193,11 @@ async def house() -> AsyncIterator[House]:
     for sock in made.made:
         sock.close()
     assert made.names.busy == 0
+
+
+def listener(host: str, port: int = 0) -> Listener:
+    (made,) = opened(Address(host, port), datagrams=True)
+    return made
 
 
 async def heard(sock: socket.socket) -> bytes:
@@ -410,7 +416,7 @@ async def test_ports_are_free_again_and_what_is_under_way_ends() -> None:
     others = Others()
     others.may_reply.clear()
     names = NameServer(registries(), [FOUR], others)
-    await names.listen(Address("127.0.0.1", 0))
+    await names.listen(listener("127.0.0.1"))
     house = House(names, others, names.addresses[0])
     house.datagrams().send(asked("plain.test"))
     async with house.stream() as (reader, writer):
@@ -424,16 +430,16 @@ async def test_ports_are_free_again_and_what_is_under_way_ends() -> None:
         sock.close()
 
     again = NameServer(registries(), [FOUR], others)
-    await again.listen(Address(*house.address))
+    await again.listen(listener(*house.address))
     await again.aclose()
     await again.aclose()
 
 
 async def test_both_families_on_one_port() -> None:
     names = NameServer(registries(), [FOUR], Others())
-    await names.listen(Address("0.0.0.0", 0))
+    await names.listen(listener("0.0.0.0"))
     port = names.addresses[0][1]
-    await names.listen(Address("::", port))
+    await names.listen(listener("::", port))
 
     assert names.addresses == [("0.0.0.0", port), ("::", port)]
     for address in ("127.0.0.1", "::1"):
@@ -444,29 +450,6 @@ async def test_both_families_on_one_port() -> None:
             sock.send(asked("registry.test"))
             assert given(await heard(sock)).answers
     await names.aclose()
-
-
-@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-async def test_a_port_that_somebody_has_is_a_sentence(kind: socket.SocketKind) -> None:
-    names = NameServer(registries(), [FOUR], Others())
-    with socket.socket(type=kind) as taken:
-        taken.bind(("127.0.0.1", 0))
-        if kind == socket.SOCK_STREAM:
-            taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"name server failed to listen on 127.0.0.1:{port} with .*in use"):
-            await names.listen(Address("127.0.0.1", port))
-    await names.aclose()
-
-
-async def test_a_port_that_needs_a_right_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def denied(*_: object, **__: object) -> None:
-        raise PermissionError(13, "permission denied")
-
-    monkeypatch.setattr(asyncio, "start_server", denied)
-
-    with pytest.raises(PermissionError, match=r"name server failed to listen on \[::1\]:53 with .*permission denied"):
-        await NameServer(registries(), [FOUR], Others()).listen(Address("::1", 53))
 
 
 async def test_a_fault_is_told_and_ends_one_question(

@@ -112,6 +112,7 @@ def run(
     min_free: Annotated[str | None, flags.flag("min_free")] = None,
     max_age: Annotated[str | None, flags.flag("max_age")] = None,
     max_fills: Annotated[str | None, flags.flag("max_fills")] = None,
+    workers: Annotated[str | None, flags.flag("workers")] = None,
     scrub_interval: Annotated[str | None, flags.flag("scrub_interval")] = None,
     tls_listen: Annotated[list[str] | None, flags.flag("tls_listen")] = None,
     transparent_listen: Annotated[list[str] | None, flags.flag("transparent_listen")] = None,
@@ -148,11 +149,12 @@ def run(
     shutdown_grace: Annotated[str | None, flags.flag("shutdown_grace")] = None,
 ) -> None:
     """Serve until told to stop. What a person reads instead of this is `_RUN`."""
-    settings = flags.settings(locals())
+    given = dict(locals())
+    settings = flags.settings(given)
     # Here, because mitmproxy takes half a second to import, which no other command needs.
     from pullthrough.wiring import serve  # noqa: PLC0415
 
-    raise typer.Exit(serve(settings))
+    raise typer.Exit(serve(settings, again=lambda: flags.settings(given)))
 
 
 app.command()(doctor)

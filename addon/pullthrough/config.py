@@ -58,6 +58,8 @@ class Settings:
     max_age: float
     #: Blobs that are fetched at the same time.
     max_fills: int
+    #: Processes; 0 = as many as there are processors.
+    workers: int
     #: Between two looks at one blob; 0 = nobody looks.
     scrub_interval: float
     tls_listen: tuple[Address, ...]

@@ -1,15 +1,19 @@
 """Numbers for Prometheus.
 
-Responsible for names and labels (bounded: never a repository or a client) and for rendering them. Must not know
-where the numbers come from. Only this module imports prometheus_client.
+Responsible for names and labels (bounded: never a repository or a client), for rendering them, and for making one sum
+of what several processes count (prometheus_client's multiprocess mode). Must not know where the numbers come from. Only
+this module imports prometheus_client.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from pullthrough.core.cachestatus import FORWARDED
 from pullthrough.core.routes import Kind
@@ -25,10 +29,20 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """The counters of this process."""
+    """The counters of this process, or of all that share a folder.
 
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+    There may be one that shares in a process, and no other beside it: prometheus_client asks a global.
+    """
+
+    def __init__(self, shared: Path | None = None, slot: int = 0) -> None:
+        """`shared` is the folder; `slot` is nobody else's there now, and what was counted in it before counts on."""
+        self._registry = self._rendered = CollectorRegistry()
+        if shared is not None:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
+            values.ValueClass = values.MultiProcessValue(lambda: slot)
+            self._rendered = CollectorRegistry()
+            MultiProcessCollector(self._rendered, str(shared))
+        self._read: dict[Gauge, Callable[[], float]] = {}
         self._requests = Counter(
             "pullthrough_requests",
             "Requests to registries, by what was asked and how it was answered.",
@@ -55,30 +69,60 @@ class Metrics:
             "Pulls left of a registry's rate limit, as it said last.",
             ("registry",),
             registry=self._registry,
+            multiprocess_mode="mostrecent",
         )
         self._limited: set[str] = set()
         self._breakers = Gauge(
             "pullthrough_breakers_open",
             "Upstream hosts that are not asked for now, because they failed again and again.",
             registry=self._registry,
+            multiprocess_mode="livemax",
         )
         self._degraded = Gauge(
             "pullthrough_degraded",
             "1 while some part does not work and pulls may go uncached.",
             registry=self._registry,
+            multiprocess_mode="livemax",
         )
         self._expiry = Gauge(
-            "pullthrough_ca_expiry_seconds", "Seconds for which clients can trust the CA.", registry=self._registry
+            "pullthrough_ca_expiry_seconds",
+            "Seconds for which clients can trust the CA.",
+            registry=self._registry,
+            multiprocess_mode="livemin",
         )
-        self._flights = Gauge("pullthrough_flights", "Fills under way.", registry=self._registry)
-        self._stored = Gauge("pullthrough_store_bytes", "Bytes of blobs on disk.", registry=self._registry)
-        self._blobs = Gauge("pullthrough_store_blobs", "Blobs on disk.", registry=self._registry)
-        self._size = Gauge("pullthrough_store_size_bytes", "Bytes that the store may use.", registry=self._registry)
+        self._flights = Gauge(
+            "pullthrough_flights", "Fills under way.", registry=self._registry, multiprocess_mode="livesum"
+        )
+        self._stored = Gauge(
+            "pullthrough_store_bytes",
+            "Bytes of blobs on disk.",
+            registry=self._registry,
+            multiprocess_mode="mostrecent",
+        )
+        self._blobs = Gauge(
+            "pullthrough_store_blobs", "Blobs on disk.", registry=self._registry, multiprocess_mode="mostrecent"
+        )
+        self._size = Gauge(
+            "pullthrough_store_size_bytes",
+            "Bytes that the store may use.",
+            registry=self._registry,
+            multiprocess_mode="mostrecent",
+        )
+        self._workers = Gauge(
+            "pullthrough_workers", "Processes that serve.", registry=self._registry, multiprocess_mode="livesum"
+        )
+        self._restarts = Counter(
+            "pullthrough_worker_restarts",
+            "Processes that took the place of one that died.",
+            registry=self._registry,
+        )
         self._damaged = Counter(
             "pullthrough_store_damaged_blobs",
             "Blobs on disk that were found damaged, and are fetched again.",
             registry=self._registry,
         )
+        if shared is not None:
+            _have_room(shared, slot)
 
     def watch(
         self,
@@ -89,12 +133,24 @@ class Metrics:
         breakers: Callable[[], float] = lambda: 0.0,
         expiry: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """Where the present state is to be read when somebody asks."""
-        self._breakers.set_function(breakers)
-        self._expiry.set_function(expiry)
-        self._degraded.set_function(degraded)
-        self._flights.set_function(flights)
+        """Where the present state is to be read."""
+        self._read = {
+            self._breakers: breakers,
+            self._expiry: expiry,
+            self._degraded: degraded,
+            self._flights: flights,
+        }
         self._size.set(size)
+
+    def look(self) -> None:
+        """Read the present state. Other processes show it as it was at the last look."""
+        for gauge, read in self._read.items():
+            gauge.set(read())
+
+    def serves(self, *, replaces: bool) -> None:
+        """This process serves from now on, perhaps in the place of one that died."""
+        self._workers.set(1)
+        self._restarts.inc(replaces)
 
     def answered(self, route: str, outcome: str, sent: int) -> None:
         """One request to a registry was answered, with `sent` bytes of body."""
@@ -128,4 +184,17 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text exposition format."""
-        return generate_latest(self._registry)
+        self.look()
+        return generate_latest(self._rendered)
+
+
+def forget(shared: Path, slot: int) -> None:
+    """The process that had this slot is no more. What it counted stays, what it was doing does not."""
+    mark_process_dead(slot, str(shared))
+
+
+def _have_room(shared: Path, slot: int) -> None:
+    """Have the disk space of our files now: to write to one that has none kills a process (SIGBUS)."""
+    for file in shared.glob(f"*_{slot}.db"):
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)

@@ -7,11 +7,9 @@ nor whom others are asked by (`forwarders`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import re
-import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -20,7 +18,8 @@ from pullthrough.core.dnsmessage import Code, Question
 from pullthrough.core.registries import Registries
 from pullthrough.forwarders import Forwarders
 from pullthrough.guard import is_private_client
-from pullthrough.options import Address, IPAddress
+from pullthrough.listeners import Listener
+from pullthrough.options import IPAddress
 
 log = logging.getLogger(__name__)
 
@@ -91,28 +90,13 @@ class NameServer:
         """Connections, and questions that others are asked."""
         return len(self._connections) + len(self._questions)
 
-    async def listen(self, address: Address) -> None:
-        """Be asked there too. OSError, with a sentence, if that cannot be."""
-        try:
-            limit = dnsmessage.MAX_QUESTION
-            server = await asyncio.start_server(self._connected, address.host, address.port, limit=limit)
-            self._servers.append(server)
-            for sock in server.sockets:
-                await self._listen_beside(sock)
-        except OSError as error:
-            raise type(error)(f"name server failed to listen on {address} with {error}") from error
-
-    async def _listen_beside(self, tcp: Any) -> None:
-        """For datagrams, on the same address."""
-        with contextlib.ExitStack() as leaving:
-            sock = leaving.enter_context(socket.socket(tcp.family, socket.SOCK_DGRAM))
-            if tcp.family == socket.AF_INET6:  # as asyncio has it for TCP: 0.0.0.0 may be there as well
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(tcp.getsockname())
-            loop = asyncio.get_running_loop()
-            transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self._heard), sock=sock)
-            self._datagrams.append(transport)
-            leaving.pop_all()
+    async def listen(self, listener: Listener) -> None:
+        """Be asked there too, by connections and by datagrams. The sockets are ours from now on."""
+        limit = dnsmessage.MAX_QUESTION
+        self._servers.append(await asyncio.start_server(self._connected, sock=listener.tcp, limit=limit))
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self._heard), sock=listener.udp)
+        self._datagrams.append(transport)
 
     async def aclose(self) -> None:
         """Hear nobody any more, and leave what is under way."""

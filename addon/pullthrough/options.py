@@ -49,6 +49,7 @@ _SWITCH: Final[Mapping[str, bool]] = {"true": True, "yes": True, "on": True, "1"
     "off": False,
     "0": False,
 }
+_MAX_WORKERS: Final = 256
 _MAX_SIZE: Final = 2**63 - 1  # what the index can count
 _SHOWN: Final = 60  # characters of a bad value that are repeated to the user
 
@@ -201,6 +202,16 @@ def parse_some(text: str) -> int:
     return count
 
 
+def parse_workers(text: str) -> int:
+    """A number of processes; 0 for `auto`."""
+    if text.lower() == "auto":
+        return 0
+    count = parse_count(text)
+    if not 1 <= count <= _MAX_WORKERS:
+        raise ValueError(f"{shown(text)} is not auto or a number from 1 to {_MAX_WORKERS}")
+    return count
+
+
 def parse_switch(text: str) -> bool:
     """`true` or `false`, and the other words that people use for them in variables."""
     value = _SWITCH.get(text.lower())
@@ -333,6 +344,17 @@ _TABLE: Final = (
             "through and are not kept."
         ),
         default="64",
+    ),
+    Option(
+        name="workers",
+        parse=parse_workers,
+        metavar="NUMBER|auto",
+        panel=_LISTENING,
+        explained=(
+            "How many processes serve, on the same addresses and the same data. auto: one for each processor that may "
+            "be used, at most 16."
+        ),
+        default="auto",
     ),
     Option(
         name="scrub_interval",

@@ -11,11 +11,11 @@ import logging
 import os
 import resource
 import shutil
-import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,7 @@ from mitmproxy.addons import core, proxyserver, tlsconfig
 from mitmproxy.proxy.mode_specs import ProxyMode, RegularMode
 from mitmproxy_rs.dns import get_system_dns_servers
 
-from pullthrough import __version__, config, installation, logs, trust
+from pullthrough import __version__, config, installation, logs, trust, workers
 from pullthrough.addon import PullthroughAddon
 from pullthrough.authority import establish
 from pullthrough.breaker import Breaker
@@ -36,19 +36,19 @@ from pullthrough.discovery import Discovery
 from pullthrough.door import Door
 from pullthrough.forwarders import Forwarders
 from pullthrough.gate import Gate
-from pullthrough.guard import Guard, GuardedEventLoop
+from pullthrough.guard import Guard
 from pullthrough.health import Health
 from pullthrough.inside import Inside
 from pullthrough.keyring import Keyring
 from pullthrough.layers import Connections
 from pullthrough.leaves import LeafContexts
+from pullthrough.listeners import ListenError, Listeners, ListeningEventLoop
 from pullthrough.logins import Logins
 from pullthrough.messages import Registry
 from pullthrough.metrics import Metrics
 from pullthrough.mirror import Mirror
 from pullthrough.modes import RedirectMode, SniMode, spec
 from pullthrough.nameserver import NameServer
-from pullthrough.options import Address
 from pullthrough.page import Page
 from pullthrough.parent import ParentProxies
 from pullthrough.pins import Keeper, Pins
@@ -57,6 +57,7 @@ from pullthrough.sending import Sender
 from pullthrough.store import Store, StoreError
 from pullthrough.upstream import Timeouts, Upstream
 from pullthrough.visits import Allowance, Visits
+from pullthrough.worker import ALONE, Orders, Worker
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +85,24 @@ _OWN_FILES: Final = 256
 
 
 class App:
-    """Everything that serves, for one event loop. Make it inside that loop."""
+    """Everything that serves, for one event loop. Make it inside that loop.
 
-    def __init__(self, settings: Settings, guard: Guard, resolver: Resolver, allowance: Allowance) -> None:
+    `secret` is the installation's.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        secret: bytes,
+        guard: Guard,
+        resolver: Resolver,
+        allowance: Allowance,
+        worker: Worker = ALONE,
+    ) -> None:
         # 1. what is known before anybody asks
         self.settings = settings
         self.guard = guard
+        self.worker = worker
         self.started = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
         self.health = Health()
@@ -103,7 +116,7 @@ class App:
         permitted = [known for known in BUILTIN if self.authority.permits(known.pattern)]
         self.registries = Registries((parse_entry(text) for text in settings.registry), permitted)
         self.parents = ParentProxies(os.environ)
-        metrics = Metrics()
+        self.metrics = metrics = Metrics(workers.metrics_folder(worker), worker.slot)
         # 2. what is behind the doors
         breaker = Breaker(time.monotonic, _now)
         upstream = Upstream(
@@ -126,11 +139,11 @@ class App:
             damaged=metrics.damaged,
         )
         self.inside = Inside(
-            settings,
+            replace(settings, max_fills=worker.share(settings.max_fills)),
             store=self.store,
             upstream=upstream,
             metrics=metrics,
-            secret=installation.secret(settings.data_dir / "secret"),
+            secret=secret,
             trusted=self._named_by_operator,
             vouches=lambda registry: self.registries.is_listed(registry.host, registry.port),
         )
@@ -197,29 +210,24 @@ class App:
         """Mitmproxy finds them here, and lets every hook reach them in this order, and this object last."""
         return [self.door, self.sender, self.addon]
 
-    async def open_names(self) -> list[OSError]:
-        """Open the door that is none of mitmproxy's; what is wrong with it."""
-        faults = []
-        for address in self.settings.dns_listen:
-            try:
-                await self.names.listen(address)
-            except OSError as error:
-                faults.append(error)
-        self.guard.listening(self.names.addresses)
-        return faults
+    async def open_names(self, listeners: Listeners) -> None:
+        """Open the door that is none of mitmproxy's."""
+        for listener in listeners.of("dns_listen") if self.worker.first else ():
+            await self.names.listen(listener)
+        self.guard.listening(listeners.addresses)
 
     # -- mitmproxy's hooks for the life of the whole
 
     def running(self) -> None:
         """The listeners are there."""
-        addresses = ctx.master.addons.get("proxyserver").listen_addrs()
-        self.guard.listening([*((host, port) for host, port, *_ in addresses), *self.names.addresses])
+        self.metrics.serves(replaces=self.worker.replaces)
         if not self.settings.offline:
             self._forget_ourselves_as_parent()
         self._background.append(asyncio.create_task(self._watch_the_ca(), name="ca"))
-        self._background.append(asyncio.create_task(self._keep_house(), name="house"))
         self._background.append(asyncio.create_task(self._write_down(), name="uses"))
-        if self.settings.scrub_interval:
+        if self.worker.first:
+            self._background.append(asyncio.create_task(self._keep_house(), name="house"))
+        if self.worker.first and self.settings.scrub_interval:
             scrub = self.store.scrub(self.settings.scrub_interval)
             self._background.append(asyncio.create_task(scrub, name="scrub"))
         self.started.set()
@@ -243,7 +251,7 @@ class App:
 
     async def _watch_the_ca(self) -> None:
         """Take note of a rotation, and say in time that one is due."""
-        if self.authority.succession is not None:
+        if self.worker.first and self.authority.succession is not None:
             log.info("a new CA takes over on %s: clients have to trust both of /ca.pem", self.authority.succession)
         while True:
             try:
@@ -268,9 +276,10 @@ class App:
             await asyncio.sleep(min(_HOUSEKEEPING, max(1.0, age / 10)) if age else _HOUSEKEEPING)
 
     async def _write_down(self) -> None:
-        """Have uses on disk soon: whoever looks from outside wants to see them."""
+        """Have uses on disk soon, and numbers where other workers show them: whoever looks wants to see them."""
         while True:
             await asyncio.sleep(_USES)
+            self.metrics.look()
             with contextlib.suppress(StoreError):
                 await self.store.write_down()
 
@@ -321,14 +330,14 @@ def _name_servers(settings: Settings, resolver: Resolver) -> Sequence[str]:
     return resolver.servers or get_system_dns_servers()
 
 
-def _modes(settings: Settings) -> list[str]:
+def _modes(listeners: Listeners) -> list[str]:
     """How mitmproxy is told what to listen on."""
-    doors: list[tuple[type[ProxyMode], Iterable[Address]]] = [
-        (RegularMode, (settings.listen,)),
-        (SniMode, settings.tls_listen),
-        (RedirectMode, settings.transparent_listen),
+    doors: list[tuple[type[ProxyMode], str]] = [
+        (RegularMode, "listen"),
+        (SniMode, "tls_listen"),
+        (RedirectMode, "transparent_listen"),
     ]
-    return [spec(mode, address) for mode, addresses in doors for address in addresses]
+    return [spec(mode, listener.address) for mode, name in doors for listener in listeners.of(name)]
 
 
 def _most_connections() -> int:
@@ -365,51 +374,74 @@ def _trust_file(settings: Settings, leaving: contextlib.ExitStack) -> Path:
     return file
 
 
-def serve(settings: Settings, allowance: Allowance = _ALLOWANCE) -> int:
-    """Run until SIGTERM or SIGINT; the exit code. Raises CAError and TrustError before anything listens."""
+def serve(settings: Settings, *, allowance: Allowance = _ALLOWANCE, again: Callable[[], Settings]) -> int:
+    """Run until SIGTERM or SIGINT; the exit code. Raises what a person can mend before anything listens.
+
+    `again` reads the settings anew, as SIGHUP asks several workers to.
+    """
     logs.configure(settings.log_format, settings.log_level)
-    guard = Guard()
-    resolver = Resolver([str(address) for address in settings.resolver])
-    with asyncio.Runner(loop_factory=lambda: GuardedEventLoop(guard, resolver.find)) as runner:
-        return runner.run(_serve(settings, guard, resolver, allowance))
-
-
-async def _serve(settings: Settings, guard: Guard, resolver: Resolver, allowance: Allowance) -> int:
-    app = App(settings, guard, resolver, allowance)
     for port in config.ports_without_door(settings):
         log.warning("--dns-listen leads clients of registries on port %d here: add --tls-listen 0.0.0.0:%d", port, port)
-    opts = options.Options(mode=_modes(settings))
-    proxy = master.Master(opts)
+    listeners = Listeners()
+
+    def run(settings: Settings, secret: bytes, worker: Worker) -> int:
+        logs.configure(settings.log_format, settings.log_level)
+        guard = Guard()
+        resolver = Resolver([str(address) for address in settings.resolver])
+        with asyncio.Runner(loop_factory=lambda: ListeningEventLoop(guard, resolver.find, listeners)) as runner:
+            return runner.run(_serve(lambda: App(settings, secret, guard, resolver, allowance, worker), listeners))
+
+    try:
+        if workers.count(settings) > 1:
+            return workers.serve(settings, listeners, run, again)
+        return run(settings, installation.secret(settings.data_dir / "secret"), ALONE)
+    except ListenError as error:
+        _tell(error.args)
+        return 1
+
+
+async def _serve(make: Callable[[], App], listeners: Listeners) -> int:
+    """Serve, with the app that is made in this event loop, whatever comes to these listeners."""
+    app = make()
+    worker = app.worker
+    if worker.alone:
+        await _open(app, listeners)
+    proxy = master.Master(options.Options(mode=_modes(listeners)))
     server = proxyserver.Proxyserver()
     app.door.name = "nextlayer"  # type: ignore[attr-defined]  # mitmproxy warns if nobody has that role
     proxy.addons.add(core.Core(), server, _UpstreamTls(), app)
-    opts.update(**_MITMPROXY, ssl_verify_upstream_trusted_ca=str(app.trust_file))
-    stop = asyncio.Event()
-    # Before the others: whoever finds us ready may ask for names.
-    if shut := _in_words(await app.open_names()):
-        _tell(shut)
-        await app.done()
-        return 1
+    proxy.options.update(**_MITMPROXY, ssl_verify_upstream_trusted_ca=str(app.trust_file))
+    await app.open_names(listeners)  # before the others: whoever finds us ready may ask for names
+    orders = Orders(worker)
     running = asyncio.create_task(proxy.run(), name="mitmproxy")
-    with _stopping(stop):
-        await _first(stop, running, app.started.wait())
-        faults = _in_words(door.last_exception for door in server.servers if door.last_exception is not None)
-        if stop.is_set() or not faults:
-            doors = [*server.listen_addrs(), *app.names.addresses]
-            addresses = ", ".join(f"{host}:{port}" for host, port, *_ in doors)
-            log.info("listening on %s; CA fingerprint %s", addresses, app.authority.fingerprint)
-            await _first(stop, running)
-            await _drain(app, server, settings.shutdown_grace, stop)
+    with orders.heard():
+        await _first(orders.stop, running, app.started.wait())
+        faults = [str(door.last_exception) for door in server.servers if door.last_exception is not None]
+        if orders.stop.is_set() or not faults:
+            _begun(app, listeners)
+            await _first(orders.stop, running)
+            await _drain(app, server, listeners, orders)
         _tell(faults)
     proxy.shutdown()
     await running
     return 1 if faults else 0
 
 
-def _in_words(faults: Iterable[Exception]) -> list[str]:
-    """Why doors are not open. Ports below 1024 need a right."""
-    hint = "; ports below 1024 need root or CAP_NET_BIND_SERVICE"
-    return [f"{error}{hint if isinstance(error, PermissionError) else ''}" for error in faults]
+async def _open(app: App, listeners: Listeners) -> None:
+    """Listen where the settings say. ListenError leaves nothing behind."""
+    try:
+        listeners.open(app.settings)
+    except ListenError:
+        await app.done()
+        raise
+
+
+def _begun(app: App, listeners: Listeners) -> None:
+    """Say so: to the supervisor, or to whoever reads the log of a process that is alone."""
+    app.worker.report()
+    if app.worker.alone:
+        where = ", ".join(f"{host}:{port}" for host, port in listeners.addresses)
+        log.info("listening on %s; CA fingerprint %s", where, app.authority.fingerprint)
 
 
 def _tell(faults: Iterable[str]) -> None:
@@ -427,29 +459,16 @@ async def _first(stop: asyncio.Event, *others: Any) -> None:
             made.cancel()
 
 
-@contextlib.contextmanager
-def _stopping(stop: asyncio.Event) -> Any:
-    """SIGTERM and SIGINT ask to stop; the second one does not wait for pulls under way."""
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
-
-async def _drain(app: App, server: proxyserver.Proxyserver, grace: float, stop: asyncio.Event) -> None:
-    """Take no more connections; let the pulls that are under way come to their end, for `grace` seconds."""
-    log.info("stopping: waiting up to %g s for pulls under way", grace)
+async def _drain(app: App, server: proxyserver.Proxyserver, listeners: Listeners, orders: Orders) -> None:
+    """Take no more connections; let the pulls that are under way come to their end, for as long as they may take."""
+    if app.worker.alone:
+        log.info("stopping: waiting up to %g s for pulls under way", app.settings.shutdown_grace)
     await app.names.aclose()
     await server.servers.update([])
-    stop.clear()
+    listeners.close()
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(grace):
-            await _first(stop, app.addon.idle())
+        async with asyncio.timeout(app.settings.shutdown_grace):
+            await _first(orders.end, app.addon.idle())
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> list[object]:
@@ -459,6 +478,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> list[object]:
     settings are not used.
     """
     settings = config.load({}, environ, None)
-    app = App(settings, Guard(), Resolver([str(address) for address in settings.resolver]), _ALLOWANCE)
+    secret = installation.secret(settings.data_dir / "secret")
+    app = App(settings, secret, Guard(), Resolver([str(address) for address in settings.resolver]), _ALLOWANCE)
     ctx.options.update(**_MITMPROXY, ssl_verify_upstream_trusted_ca=str(app.trust_file))
     return [app]

@@ -189,7 +189,7 @@ class ExitedEarly(Exception):
 
 
 def _usual_flags(upstream_ca: Path | None, registries: Sequence[str]) -> list[str]:
-    flags = ["--log-format", "json"]
+    flags = ["--log-format", "json", "--workers", "1"]  # but for tests of workers, one process is enough
     if upstream_ca is not None:
         flags += ["--upstream-ca", str(upstream_ca)]
     for registry in registries:
