@@ -32,6 +32,7 @@ def samples(tmp_path: Path, file: Path) -> dict[str, str]:
         "min_free": "5%",
         "max_age": "90d",
         "max_fills": "8",
+        "workers": "3",
         "scrub_interval": "7d",
         "tls_listen": "0.0.0.0:443 [::]:5050",
         "transparent_listen": "3129",

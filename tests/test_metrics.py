@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from pullthrough.core.cachestatus import FORWARDED, CacheStatus
 from pullthrough.core.routes import Kind
-from pullthrough.metrics import CONTENT_TYPE, Metrics
+from pullthrough.metrics import CONTENT_TYPE, Metrics, forget
 
 type Sample = tuple[str, tuple[tuple[str, str], ...]]
 
 
 def read(metrics: Metrics) -> dict[Sample, float]:
-    families = text_string_to_metric_families(metrics.render().decode())
+    return samples(metrics.render().decode())
+
+
+def samples(text: str) -> dict[Sample, float]:
+    families = text_string_to_metric_families(text)
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in families
@@ -121,3 +128,56 @@ def test_strangers_make_no_labels(answers: list[tuple[str, str, int]]) -> None:
 def test_the_content_type_is_that_of_the_text_format() -> None:
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
     assert b"# TYPE pullthrough_requests_total counter\n" in Metrics().render()
+
+
+# -- several processes: each in one of its own, because prometheus_client counts for a process
+
+
+def counting(folder: Path, slot: int, replaces: bool, flights: float, blobs: int) -> str:
+    """What a process that counts a little sees in the end."""
+    metrics = Metrics(folder, slot)
+    metrics.watch(degraded=lambda: float(slot), flights=lambda: flights, size=100, expiry=lambda: 1000.0)
+    metrics.serves(replaces=replaces)
+    metrics.answered(Kind.BLOB, "hit", 10)
+    metrics.ratelimit("a.test:443", blobs)
+    metrics.stored(blobs * 10, blobs)
+    return metrics.render().decode()
+
+
+def in_processes(*calls: tuple[Path, int, bool, float, int]) -> list[dict[Sample, float]]:
+    """One after the other; each has gone when the next one comes."""
+    with multiprocessing.get_context("forkserver").Pool(1, maxtasksperchild=1) as pool:
+        return [samples(pool.apply(counting, call)) for call in calls]
+
+
+def test_processes_count_together_and_the_present_is_that_of_those_who_live(tmp_path: Path) -> None:
+    _, both = in_processes((tmp_path, 0, False, 3.0, 7), (tmp_path, 1, False, 2.0, 8))
+    forget(tmp_path, 1)
+    (after,) = in_processes((tmp_path, 1, True, 0.0, 9))
+
+    requests = ("pullthrough_requests_total", (("outcome", "hit"), ("route", "blob")))
+    limit = ("pullthrough_ratelimit_remaining", (("registry", "a.test:443"),))
+    assert (both[requests], after[requests]) == (2, 3)
+    assert (both[limit], after[limit]) == (8, 9)
+    assert (both["pullthrough_flights", ()], after["pullthrough_flights", ()]) == (5, 3)
+    assert (both["pullthrough_workers", ()], after["pullthrough_workers", ()]) == (2, 2)
+    assert (both["pullthrough_worker_restarts_total", ()], after["pullthrough_worker_restarts_total", ()]) == (0, 1)
+    assert (both["pullthrough_degraded", ()], both["pullthrough_ca_expiry_seconds", ()]) == (1, 1000)
+    assert (both["pullthrough_store_blobs", ()], both["pullthrough_store_size_bytes", ()]) == (8, 100)
+
+
+def test_what_a_dead_process_was_doing_is_forgotten_and_what_it_counted_is_not(tmp_path: Path) -> None:
+    in_processes((tmp_path, 0, False, 3.0, 7))
+    forget(tmp_path, 0)
+    (after,) = in_processes((tmp_path, 1, False, 2.0, 8))
+
+    assert after["pullthrough_requests_total", (("outcome", "hit"), ("route", "blob"))] == 2
+    assert (after["pullthrough_flights", ()], after["pullthrough_workers", ()]) == (2, 1)
+
+
+def test_files_have_their_room_on_the_disk(tmp_path: Path) -> None:
+    in_processes((tmp_path, 0, False, 3.0, 7))
+    files = list(tmp_path.iterdir())
+
+    assert files
+    assert all(file.stat().st_blocks * 512 >= file.stat().st_size for file in files)

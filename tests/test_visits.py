@@ -207,3 +207,18 @@ async def test_who_took_everything_is_gone_at_once() -> None:
         it.visit.rest()
         it.visit.end()
         assert it.left.is_set()
+
+
+# -- who has just come
+
+
+async def test_the_end_waits_for_whoever_has_just_come_and_not_for_whoever_left() -> None:
+    visits = Visits(4, AGES)
+    await visits.greeted()
+    visits.enter("a", "10.0.0.1", None)
+    waiting = asyncio.create_task(visits.greeted())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    visits.leave("a")
+    await waiting

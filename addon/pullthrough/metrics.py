@@ -88,7 +88,7 @@ class Metrics:
             "pullthrough_ca_expiry_seconds",
             "Seconds for which clients can trust the CA.",
             registry=self._registry,
-            multiprocess_mode="livemin",
+            multiprocess_mode="mostrecent",
         )
         self._flights = Gauge(
             "pullthrough_flights", "Fills under way.", registry=self._registry, multiprocess_mode="livesum"

@@ -32,8 +32,6 @@ _SETTLED: Final = 10.0
 #: Seconds before one that did so twice in a row is replaced, and then twice as many each time, up to the longest.
 _PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
-#: Seconds that a worker may take to end beyond those that pulls under way may take.
-_ENDING: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +74,11 @@ class _Crew:
     begun: bool = False
     leaving: bool = False
 
+    @property
+    def complete(self) -> bool:
+        """Do all of them serve?"""
+        return sum(process.ready for process in self.processes) == self.shift.count
+
     def pause(self, process: _Process) -> float:
         """Seconds before this one, which died, is replaced."""
         number = process.worker.number
@@ -95,16 +98,24 @@ class Supervisor:
     """Over one shift after the other, until it is told to stop.
 
     `folder` is given to workers. `again` makes the next shift, or raises what is wrong with it. `closed` is called when
-    no more clients are wanted, `died` for each worker that is no more.
+    no more clients are wanted, `died` for each worker that is no more. A worker that takes `ending` seconds longer to
+    end than pulls under way may take is killed.
     """
 
     def __init__(
-        self, folder: Path, *, again: Callable[[], Shift], closed: Callable[[], None], died: Callable[[Worker], None]
+        self,
+        folder: Path,
+        *,
+        again: Callable[[], Shift],
+        closed: Callable[[], None],
+        died: Callable[[Worker], None],
+        ending: float = 10.0,
     ) -> None:
         self._folder = folder
         self._again = again
         self._closed = closed
         self._died = died
+        self._ending = ending
         self._crews: list[_Crew] = []
         self._selector = selectors.DefaultSelector()
         self._heard, self._hears = socket.socketpair()
@@ -168,7 +179,7 @@ class Supervisor:
             self._selector.unregister(process.line)
         if READY in said:
             process.ready = True
-            if not crew.begun and all(each.ready for each in crew.processes):
+            if not crew.begun and not crew.leaving and crew.complete:
                 self._takes_over(crew)
 
     def _patience(self) -> float | None:
@@ -193,7 +204,7 @@ class Supervisor:
         crew.shift.begun()
         for other in self._crews:
             if other is not crew and not other.leaving:
-                other.leave(DRAIN, other.shift.grace + _ENDING)
+                other.leave(DRAIN, other.shift.grace + self._ending)
 
     def _stop(self) -> None:
         """The second time it does not wait for pulls under way."""
@@ -201,9 +212,9 @@ class Supervisor:
             self._closed()
         for crew in self._crews:
             if self._stopping:
-                crew.leave(END, _ENDING)
+                crew.leave(END, self._ending)
             elif not crew.leaving:
-                crew.leave(DRAIN, crew.shift.grace + _ENDING)
+                crew.leave(DRAIN, crew.shift.grace + self._ending)
         self._stopping = True
         self._dismiss()
 
@@ -236,7 +247,7 @@ class Supervisor:
         self._died(process.worker)
         if crew.leaving:
             return
-        if not crew.begun:
+        if not crew.begun and not process.ready:
             self._fail(crew, f"worker {process.worker.number} {_ended(code)} before it served", code)
             return
         pause = crew.pause(process)
@@ -248,7 +259,7 @@ class Supervisor:
 
     def _fail(self, crew: _Crew, why: str, code: int) -> None:
         """A shift that cannot begin. There is an older one, or it was the first."""
-        crew.leave(END, _ENDING)
+        crew.leave(END, self._ending)
         if any(other.begun for other in self._crews):
             log.error("nothing is reloaded, the old workers stay: %s", why)
         else:
@@ -281,7 +292,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         taken = {process.worker.slot for process in self._processes()}
         slot = next(slot for slot in itertools.count() if slot not in taken)
-        worker = Worker(number, crew.shift.count, slot, self._folder, replaces=crew.begun, line=theirs)
+        worker = Worker(number, crew.shift.count, slot, self._folder, replaces=number in crew.failures, line=theirs)
         # No signal finds the child with our handlers: it would come to us.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import enum
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 #: What one address may have of all connections, as one in so many: it can never take all. Not less, because all of a
 #: farm may come from the one address of its router.
 _SHARE: Final = 2
+#: Seconds in which a client that has just come says what it wants, TLS included.
+_GREETING: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,14 @@ class Visits:
         visit = self._visits[key] = Visit(self._allowance, writer, lambda: self._left(address))
         visit.step()
 
+    async def greeted(self) -> None:
+        """Wait until all who are here had the time to ask for something, or have left.
+
+        Whoever is in the middle of a handshake is not to be cut.
+        """
+        while any(visit.since + _GREETING > time.monotonic() for visit in self._visits.values()):  # noqa: ASYNC110
+            await asyncio.sleep(_GREETING / 20)  # that somebody stays silent is no event
+
     def of(self, key: str) -> Visit:
         """That one; for a connection that never entered, one that is not watched."""
         return self._visits.get(key, self._nobodys)
@@ -111,6 +122,8 @@ class Visit:
     """
 
     def __init__(self, allowance: Allowance, writer: asyncio.StreamWriter | None, over: Callable[[], None]) -> None:
+        #: Of time.monotonic.
+        self.since = time.monotonic()
         self._allowance = allowance
         self._writer = writer
         self._over = over

@@ -169,6 +169,7 @@ class App:
         # 4. the front doors
         connections = Connections(lambda: ctx.master.addons.get("proxyserver").connections)
         self.sender = Sender(connections.writer, allowance)
+        self.visits = Visits(_most_connections(), allowance)
         self.door = Door(
             registries=self.registries,
             neighbours=self.inside.neighbours,
@@ -177,7 +178,7 @@ class App:
             parents=self.parents,
             metrics=metrics,
             connections=connections,
-            visits=Visits(_most_connections(), allowance),
+            visits=self.visits,
             own_names=frozenset(name for name in _own_names(settings) if self.authority.permits(name)),
             discovery=self._discovery(upstream),
             offline=settings.offline,
@@ -468,7 +469,12 @@ async def _drain(app: App, server: proxyserver.Proxyserver, listeners: Listeners
     listeners.close()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(app.settings.shutdown_grace):
-            await _first(orders.end, app.addon.idle())
+            await _first(orders.end, _idle(app))
+
+
+async def _idle(app: App) -> None:
+    await app.visits.greeted()
+    await app.addon.idle()
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> list[object]:

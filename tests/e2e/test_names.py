@@ -159,5 +159,5 @@ def test_one_that_cannot_be_opened_ends_the_program_with_a_sentence(fake: FakeRe
 
     assert eventually(lambda: proxy.exit_code, "its end") == 1
     (told,) = [line["message"] for line in proxy.log_lines() if line.get("level") == "error"]
-    assert told.startswith("cannot listen: name server failed to listen on 192.0.2.1:5353 with ")
+    assert told.startswith("cannot listen: --dns-listen 192.0.2.1:5353: ")
     assert told.endswith("; choose another address or port")

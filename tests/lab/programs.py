@@ -80,6 +80,10 @@ class Program:
             process.wait()
             raise
 
+    def send(self, number: signal.Signals) -> None:
+        """A signal."""
+        self._running().send_signal(number)
+
     def end_if_running(self) -> None:
         """For the end of a fixture: whatever state it is in."""
         if self._process is not None and self._process.poll() is None:
