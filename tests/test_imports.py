@@ -52,6 +52,7 @@ ROWS = (
         "breaker",
         "guesses",
         "guard",
+        "balance",
         "listeners",
         "worker",
         "cores",

@@ -1,6 +1,8 @@
 """The sockets that clients come to: open or told about, and not shared with strangers."""
 
 import asyncio
+import copy
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -8,6 +10,8 @@ from dataclasses import replace
 
 import pytest
 
+from lab.deadline import eventually
+from pullthrough.balance import Balance
 from pullthrough.config import Settings, load
 from pullthrough.guard import Guard
 from pullthrough.listeners import SETTINGS, ListenError, Listeners, ListeningEventLoop, moved, opened
@@ -66,8 +70,8 @@ def test_all_that_is_wrong_is_told_and_nothing_stays_open(settings: Settings, li
 
 
 def test_both_families_can_have_one_port() -> None:
-    (four,) = opened(Address("0.0.0.0", 0), datagrams=True)
-    (six,) = opened(Address("::", four.address.port), datagrams=True)
+    (four,) = opened(Address("0.0.0.0", 0), Balance(), datagrams=True)
+    (six,) = opened(Address("::", four.address.port), Balance(), datagrams=True)
 
     assert six.address == ("::", four.address.port)
     for sock in (four.tcp, four.udp, six.tcp, six.udp):
@@ -76,7 +80,7 @@ def test_both_families_can_have_one_port() -> None:
 
 
 def test_a_name_has_one_port_on_all_its_addresses() -> None:
-    listeners = list(opened(Address("localhost", 0), datagrams=False))
+    listeners = list(opened(Address("localhost", 0), Balance(), datagrams=False))
 
     assert len({listener.address.port for listener in listeners}) == 1
     assert {listener.address.host for listener in listeners} <= {"127.0.0.1", "::1"}
@@ -89,7 +93,7 @@ def test_a_loop_listens_on_what_is_open_and_may_be_followed_by_another(
 ) -> None:
     listeners.open(settings)
     (address,) = listeners.addresses
-    mine = listeners.of("listen")[0].tcp.dup()  # as after a fork
+    mine = socket.socket(fileno=os.dup(listeners.of("listen")[0].tcp.fileno()))  # as after a fork
 
     async def answer(text: bytes) -> bytes:
         async def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -113,6 +117,31 @@ def test_a_loop_listens_on_what_is_open_and_may_be_followed_by_another(
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)
     assert run(b"on a port that nobody had opened", Listeners()) == b"on a port that nobody had opened"
+
+
+def test_a_connection_counts_until_it_is_closed(settings: Settings, listeners: Listeners) -> None:
+    listeners.open(settings)
+    other = copy.copy(listeners.balance)  # as a process sees it that was forked
+    listeners.balance.join(0)
+    other.join(1)
+    (listener,) = listeners.of("listen")
+
+    with socket.create_connection(listener.address), socket.create_connection(listener.address):
+        (mine,) = eventually(lambda: accepted(listener.tcp), "the first connection")
+        with pytest.raises(BlockingIOError):
+            listener.tcp.accept()
+        mine.close()
+        mine.close()
+        again, _ = listener.tcp.accept()
+        again.close()
+    assert listeners.balance.may_take()
+
+
+def accepted(listening: socket.socket) -> list[socket.socket]:
+    try:
+        return [listening.accept()[0]]
+    except BlockingIOError:
+        return []
 
 
 def test_what_a_reload_cannot_move_is_named(settings: Settings) -> None:

@@ -16,6 +16,7 @@ from mitmproxy.net.dns import classes, response_codes, types
 from lab.inside import until
 from lab.nameserver import LENGTH, question
 from pullthrough import nameserver
+from pullthrough.balance import Balance
 from pullthrough.core import dnsmessage
 from pullthrough.core.dnsmessage import Question
 from pullthrough.core.registries import Registries, parse_entry
@@ -196,7 +197,7 @@ async def house() -> AsyncIterator[House]:
 
 
 def listener(host: str, port: int = 0) -> Listener:
-    (made,) = opened(Address(host, port), datagrams=True)
+    (made,) = opened(Address(host, port), Balance(), datagrams=True)
     return made
 
 

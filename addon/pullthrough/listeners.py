@@ -2,18 +2,20 @@
 
 Responsible for opening them, and for handing them to whoever wants to listen there. Must not know what is spoken on
 them. They are shared, and not one for each worker (SO_REUSEPORT): a connection that waits belongs to nobody, so none is
-lost with a worker that dies or drains; whoever has time takes the next one; and two servers by mistake cannot have one
-port.
+lost with a worker that dies or drains; who has the fewest takes the next one (`balance`); and two servers by mistake
+cannot have one port.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from pullthrough.balance import Balance
 from pullthrough.config import Settings
 from pullthrough.guard import Find, Guard, GuardedEventLoop
 from pullthrough.options import OPTIONS, Address
@@ -34,8 +36,36 @@ class ListenError(Exception):
     """Not every address can be listened on. One text for each."""
 
 
+class _Connection(socket.socket):
+    """Counts for this worker until it is closed."""
+
+    def __init__(self, accepted: socket.socket, balance: Balance) -> None:
+        super().__init__(accepted.family, accepted.type, accepted.proto, accepted.detach())
+        self._counted: Balance | None = balance
+        balance.took()
+
+    def close(self) -> None:
+        """As of any socket."""
+        balance, self._counted = self._counted, None
+        if balance is not None:
+            balance.lost()
+        super().close()
+
+
 class _Listening(socket.socket):
     """It listens already. What asyncio gives as the length of the queue is how many it takes out of it at a time."""
+
+    def __init__(self, family: int, balance: Balance) -> None:
+        super().__init__(family, socket.SOCK_STREAM)
+        self._balance = balance
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection, if it is for this worker to take: else as if there were none."""
+        if not self._balance.may_take():
+            os.sched_yield()  # whose turn it is may wait for this very processor
+            raise BlockingIOError(errno.EAGAIN, "another worker's turn")
+        accepted, peer = super().accept()
+        return _Connection(accepted, self._balance), peer
 
     def listen(self, backlog: int = 0, /) -> None:
         """Other workers listen here too: the queue stays as long as it is."""
@@ -54,6 +84,7 @@ class Listeners:
 
     def __init__(self) -> None:
         self._listeners: dict[str, list[Listener]] = {name: [] for name in SETTINGS}
+        self.balance = Balance()
 
     def of(self, name: str) -> list[Listener]:
         """Those that this setting asked for."""
@@ -70,7 +101,7 @@ class Listeners:
         for name in SETTINGS:
             for address in _wanted(settings, name):
                 try:
-                    self._listeners[name] += opened(address, datagrams=name in _DATAGRAMS)
+                    self._listeners[name] += opened(address, self.balance, datagrams=name in _DATAGRAMS)
                 except OSError as error:
                     faults.append(f"{OPTIONS[name].flag} {address}: {_why(error)}")
         if faults:
@@ -84,6 +115,7 @@ class Listeners:
 
     def close(self) -> None:
         """Have no part in them any more. They live on in other processes."""
+        self.balance.leave()
         for listener in (listener for each in self._listeners.values() for listener in each):
             listener.tcp.close()
             if listener.udp is not None:
@@ -117,7 +149,7 @@ def moved(old: Settings, new: Settings) -> Iterator[str]:
     return (OPTIONS[name].flag for name in SETTINGS if _wanted(old, name) != _wanted(new, name))
 
 
-def opened(address: Address, *, datagrams: bool) -> Iterator[Listener]:
+def opened(address: Address, balance: Balance, *, datagrams: bool) -> Iterator[Listener]:
     """Listen there; for a name on each of its addresses that this machine has, with port 0 on one port.
 
     OSError.
@@ -126,7 +158,7 @@ def opened(address: Address, *, datagrams: bool) -> Iterator[Listener]:
     found = socket.getaddrinfo(address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, _, _, _, (host, *_) in dict.fromkeys(found):
         try:
-            listener = _listener(family, (str(host), port), datagrams=datagrams)
+            listener = _listener(family, (str(host), port), balance, datagrams=datagrams)
         except OSError as error:
             if error.errno not in _ABSENT:
                 raise
@@ -138,9 +170,9 @@ def opened(address: Address, *, datagrams: bool) -> Iterator[Listener]:
         raise absent
 
 
-def _listener(family: int, place: tuple[str, int], *, datagrams: bool) -> Listener:
+def _listener(family: int, place: tuple[str, int], balance: Balance, *, datagrams: bool) -> Listener:
     with contextlib.ExitStack() as leaving:
-        tcp = _Listening(family)
+        tcp = _Listening(family, balance)
         leaving.callback(tcp.close)
         # As asyncio has it: connections of a server that has just ended do not keep the next one waiting.
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -412,6 +412,8 @@ async def _serve(make: Callable[[], App], listeners: Listeners) -> int:
     app.door.name = "nextlayer"  # type: ignore[attr-defined]  # mitmproxy warns if nobody has that role
     proxy.addons.add(core.Core(), server, _UpstreamTls(), app)
     proxy.options.update(**_MITMPROXY, ssl_verify_upstream_trusted_ca=str(app.trust_file))
+    if not worker.alone:
+        listeners.balance.join(worker.slot)
     await app.open_names(listeners)  # before the others: whoever finds us ready may ask for names
     orders = Orders(worker)
     running = asyncio.create_task(proxy.run(), name="mitmproxy")

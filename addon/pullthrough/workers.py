@@ -65,7 +65,7 @@ def serve(
             folder,
             again=current.reloaded,
             closed=current.closed,
-            died=lambda worker: metrics.forget(folder / "metrics", worker.slot),
+            died=current.died,
         )
         return supervisor.run(current.shift(settings, authority, secret))
 
@@ -106,6 +106,12 @@ class _Current:
         shift = self.shift(settings, *_checked(settings))
         log.info("settings are read anew: new workers start, the old ones then end")
         return shift
+
+    def died(self, worker: Worker) -> None:
+        """What it was doing does not count any more."""
+        self._listeners.balance.gone(worker.slot)
+        if (folder := metrics_folder(worker)) is not None:
+            metrics.forget(folder, worker.slot)
 
     def closed(self) -> None:
         """No more clients are wanted."""
