@@ -54,6 +54,7 @@ from pullthrough.parent import ParentProxies
 from pullthrough.pins import Keeper, Pins
 from pullthrough.resolver import Resolver
 from pullthrough.sending import Sender
+from pullthrough.siblings import Siblings
 from pullthrough.store import Store, StoreError
 from pullthrough.upstream import Timeouts, Upstream
 from pullthrough.visits import Allowance, Visits
@@ -138,12 +139,14 @@ class App:
             kept=Keeper(Pins(settings.data_dir)),
             damaged=metrics.damaged,
         )
+        self.siblings = Siblings()
         self.inside = Inside(
             replace(settings, max_fills=worker.share(settings.max_fills)),
             store=self.store,
             upstream=upstream,
             metrics=metrics,
             secret=secret,
+            siblings=self.siblings,
             trusted=self._named_by_operator,
             vouches=lambda registry: self.registries.is_listed(registry.host, registry.port),
         )
@@ -211,6 +214,12 @@ class App:
         """Mitmproxy finds them here, and lets every hook reach them in this order, and this object last."""
         return [self.door, self.sender, self.addon]
 
+    async def join(self, listeners: Listeners) -> None:
+        """Be one of several workers: have what they know from now on, and take a share of the connections."""
+        if self.worker.folder is not None:
+            await self.siblings.join(self.worker.folder / "siblings", str(os.getpid()))
+            listeners.balance.join(self.worker.slot)
+
     async def open_names(self, listeners: Listeners) -> None:
         """Open the door that is none of mitmproxy's."""
         for listener in listeners.of("dns_listen") if self.worker.first else ():
@@ -239,6 +248,7 @@ class App:
             task.cancel()
         await self.names.aclose()
         await self.inside.aclose()
+        await self.siblings.aclose()
         await self.store.aclose()
         self._leaving.close()
 
@@ -412,8 +422,7 @@ async def _serve(make: Callable[[], App], listeners: Listeners) -> int:
     app.door.name = "nextlayer"  # type: ignore[attr-defined]  # mitmproxy warns if nobody has that role
     proxy.addons.add(core.Core(), server, _UpstreamTls(), app)
     proxy.options.update(**_MITMPROXY, ssl_verify_upstream_trusted_ca=str(app.trust_file))
-    if not worker.alone:
-        listeners.balance.join(worker.slot)
+    await app.join(listeners)
     await app.open_names(listeners)  # before the others: whoever finds us ready may ask for names
     orders = Orders(worker)
     running = asyncio.create_task(proxy.run(), name="mitmproxy")

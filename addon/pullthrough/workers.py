@@ -139,7 +139,8 @@ def _folder() -> Iterator[Path]:
     """A folder of this run, for nobody else (0700)."""
     with tempfile.TemporaryDirectory(prefix="pullthrough-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        (folder / "metrics").mkdir()
+        for each in ("metrics", "siblings"):
+            (folder / each).mkdir(0o700)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             # tmpfiles.d(5): what is locked is not cleaned up, however old it is. Workers have the descriptor as well.
