@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +36,11 @@ class Census:
 
     def files(self) -> dict[str, int]:
         """The size of every blob file by its name."""
-        return {str(path.relative_to(self._root)): path.stat().st_size for path in self._paths()}
+        found = {}
+        for path in (self._root / "blobs").glob("*/*/*"):
+            with contextlib.suppress(FileNotFoundError):  # evicted just now
+                found[str(path.relative_to(self._root))] = path.stat().st_size
+        return found
 
     def strangers(self) -> list[str]:
         """What lies in the store's folder and has no place there."""
@@ -58,9 +61,6 @@ class Census:
                 return None if hashlib.file_digest(file, algorithm).hexdigest() == expected else "other bytes"
         except FileNotFoundError:
             return "missing"
-
-    def _paths(self) -> Iterator[Path]:
-        return (path for path in (self._root / "blobs").glob("*/*/*") if path.is_file())
 
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(f"{(self._root / DATABASE).as_uri()}?mode=ro", uri=True)
