@@ -19,7 +19,7 @@ ROWS = (
     {"doctor"},
     {"wiring", "workers"},
     {"supervisor"},
-    {"addon", "door", "modes", "nameserver", "layers", "sending", "visits", "page", "clientsetup"},
+    {"addon", "door", "modes", "nameserver", "layers", "sending", "hooks", "visits", "page", "clientsetup"},
     {"mirror", "discovery"},
     {"inside"},
     {"pulls", "outages", "broker", "manifests", "blobs", "links", "neighbours", "bodies"},
@@ -76,7 +76,7 @@ ROWS = (
 )
 #: Who may import which package that is not ours and not the standard library's.
 ADAPTERS = {
-    "mitmproxy": {"cli", "wiring", "addon", "door", "modes", "layers", "sending"},
+    "mitmproxy": {"cli", "wiring", "addon", "door", "modes", "layers", "sending", "hooks"},
     "mitmproxy_rs": {"resolver", "wiring"},
     "bcrypt": {"gate"},
     "diskcache": {"store"},

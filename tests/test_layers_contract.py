@@ -1,4 +1,4 @@
-"""What `layers.py` and `sending.py` lean on in mitmproxy: names and signatures that nobody promised to keep.
+"""What `layers.py`, `hooks.py` and `sending.py` lean on in mitmproxy: names and signatures that nobody has promised.
 
 When one of these fails after an upgrade, read layers.py beside mitmproxy's own file before moving the pin.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from mitmproxy import version
+from mitmproxy.addonmanager import AddonManager
 from mitmproxy.proxy import commands, layer, server, tunnel
 from mitmproxy.proxy.layers import tcp
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream
@@ -18,6 +19,7 @@ from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
 from pullthrough import layers
+from pullthrough.hooks import Addons
 
 
 def parameters(function: Callable[..., Any]) -> list[str]:
@@ -47,6 +49,9 @@ def test_the_minor_version_is_the_one_that_was_read() -> None:
         (Http1Server.__init__, ["self", "context"]),
         (Http1Server.send, ["self", "event"]),
         (Http1Server.read_headers, ["self", "event"]),
+        (AddonManager.add, ["self", "addons"]),
+        (AddonManager.handle_lifecycle, ["self", "event"]),
+        (AddonManager._iter_hooks, ["self", "addon", "event"]),
         (HttpUpstreamProxy.make, ["ctx", "send_connect"]),
         (tcp.TCPLayer.__init__, ["self", "context", "ignore"]),
         (tcp.TCPLayer.relay_messages, ["self", "event"]),
@@ -69,6 +74,7 @@ def test_a_method_that_we_override_or_call_has_its_parameters(
         (layers.Server, Http1Server),
         (layers.Http, HttpLayer),
         (layers.Tunnel, tcp.TCPLayer),
+        (Addons, AddonManager),
     ],
 )
 def test_nothing_is_overridden_that_is_not_there(ours: type, theirs: type) -> None:

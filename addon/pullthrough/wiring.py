@@ -38,6 +38,7 @@ from pullthrough.forwarders import Forwarders
 from pullthrough.gate import Gate
 from pullthrough.guard import Guard
 from pullthrough.health import Health
+from pullthrough.hooks import Addons
 from pullthrough.inside import Inside
 from pullthrough.keyring import Keyring
 from pullthrough.layers import Connections
@@ -418,6 +419,7 @@ async def _serve(make: Callable[[], App], listeners: Listeners) -> int:
     if worker.alone:
         await _open(app, listeners)
     proxy = master.Master(options.Options(mode=_modes(listeners)))
+    proxy.addons = Addons(proxy)
     server = proxyserver.Proxyserver()
     app.door.name = "nextlayer"  # type: ignore[attr-defined]  # mitmproxy warns if nobody has that role
     proxy.addons.add(core.Core(), server, _UpstreamTls(), app)
