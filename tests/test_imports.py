@@ -83,7 +83,7 @@ ADAPTERS = {
     "aiohttp": {"upstream", "sessions"},
     "yarl": {"upstream"},
     "cryptography": {"issuer", "commands"},
-    "OpenSSL": {"leaves", "door"},
+    "OpenSSL": {"leaves", "door", "layers"},
     "prometheus_client": {"metrics"},
     "typer": {"cli", "commands"},
     "rich": {"cli", "commands"},

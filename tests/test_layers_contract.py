@@ -11,7 +11,7 @@ import pytest
 from mitmproxy import version
 from mitmproxy.addonmanager import AddonManager
 from mitmproxy.proxy import commands, layer, server, tunnel
-from mitmproxy.proxy.layers import tcp
+from mitmproxy.proxy.layers import ClientTLSLayer, tcp
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream
 from mitmproxy.proxy.layers.http._events import ErrorCode
 from mitmproxy.proxy.layers.http._hooks import HttpErrorHook, HttpRequestHeadersHook, HttpResponseHook
@@ -49,6 +49,8 @@ def test_the_minor_version_is_the_one_that_was_read() -> None:
         (Http1Server.__init__, ["self", "context"]),
         (Http1Server.send, ["self", "event"]),
         (Http1Server.read_headers, ["self", "event"]),
+        (ClientTLSLayer.send_data, ["self", "data"]),
+        (ClientTLSLayer.tls_interact, ["self"]),
         (AddonManager.add, ["self", "addons"]),
         (AddonManager.handle_lifecycle, ["self", "event"]),
         (AddonManager._iter_hooks, ["self", "addon", "event"]),
@@ -73,6 +75,7 @@ def test_a_method_that_we_override_or_call_has_its_parameters(
         (layers.Stream, HttpStream),
         (layers.Server, Http1Server),
         (layers.Http, HttpLayer),
+        (layers.Tls, ClientTLSLayer),
         (layers.Tunnel, tcp.TCPLayer),
         (Addons, AddonManager),
     ],

@@ -28,7 +28,7 @@ from pullthrough.ca import CAError
 from pullthrough.core.registries import Registries, looks_like_registry
 from pullthrough.discovery import Discovery
 from pullthrough.guard import Guard, is_loopback, is_private_client
-from pullthrough.layers import TUNNEL, Close, Connections, Http, TunnelCount, error_bytes, error_response, tunnel
+from pullthrough.layers import TUNNEL, Close, Connections, Http, Tls, TunnelCount, error_bytes, error_response, tunnel
 from pullthrough.leaves import LeafContexts
 from pullthrough.metrics import Metrics
 from pullthrough.modes import RedirectMode, SniMode
@@ -195,7 +195,7 @@ class Door:
             nextlayer.layer = await self._redirected(context, data)
         else:
             tls = starts_like_tls_record(data)
-            nextlayer.layer = ClientTLSLayer(context) if tls else self._http(context, HTTPMode.regular)
+            nextlayer.layer = Tls(context) if tls else self._http(context, HTTPMode.regular)
 
     def _http(self, context: Context, mode: HTTPMode) -> layer.Layer:
         return Http(context, mode, self._visits.of(context.client.id))
@@ -217,7 +217,7 @@ class Door:
         if not name:
             return Close(context)
         if name in self._own_names:
-            return ClientTLSLayer(context)
+            return Tls(context)
         # Outside the port may be another (containers publish ports), unless it is one that registries have.
         ports = (port,) if self._registries.on_port(port) else (port, 443)
         for registry in ((name, each) for each in ports):
@@ -391,7 +391,7 @@ def _head(data: bytes) -> _Hello | None:
 def _opened(context: Context) -> layer.Layer:
     """TLS that we end: so says the scheme of what is asked inside."""
     context.server.tls = True
-    return ClientTLSLayer(context)
+    return Tls(context)
 
 
 def _canonical(host: str) -> str:
