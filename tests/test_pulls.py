@@ -91,7 +91,7 @@ async def test_a_fault_of_ours_lets_it_pass(
     proxy: Inside, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy.store.failure = ZeroDivisionError()
-    proxy.store.failing["linked"] = 1
+    proxy.store.failing["look"] = 1
     answer = await proxy.ask(BLOB, authorization=ALICE)
 
     assert isinstance(answer, Pass)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pullthrough.access import Access
@@ -45,6 +45,8 @@ from pullthrough.upstream_mirrors import UpstreamMirrors
 
 #: What can change between a plan and its execution (eviction, a flight that ends) does not do so for ever.
 _MAX_PLANS: Final = 4
+#: Bytes that are given to a client at once, whether it takes them or not. Several ranges may be more than the blob.
+_ONE_PIECE: Final = 128 << 10
 _BLOB_HEADERS: Final = Headers(
     (
         ("Content-Type", "application/octet-stream"),
@@ -134,7 +136,8 @@ class Blobs:
                     blob = await self._store.open(digest)
                     if blob is not None:
                         backed = Backed(blob, Direct(self._upstream, source, digest))
-                        return self._content(request, backed, digest, CacheStatus(hit=True))
+                        given = self._content(request, backed, digest, CacheStatus(hit=True))
+                        return await _in_one_piece(given) if blob.at_hand else given
                 case _:
                     answer = await self._fetch(request, source, digest, word, entitled=step is Step.SERVE)
                     if answer is not None:
@@ -168,8 +171,8 @@ class Blobs:
         What another process fetches is held as much as what we do: who may have it has to be known before.
         """
         checked = word is not None and word.sure
-        linked = checked or await self._links.find(source.repository, digest) is not None
-        stored, elsewhere = await self._held(digest)
+        linked, stored, elsewhere = await self._known(source.repository, digest)
+        linked = linked or checked
         flight = self._flights.find(digest)
         if flight is not None and self._opened_by(flight, source):
             # What the upstream answers to the one who opened the flight, it answers to the same one now.
@@ -190,18 +193,19 @@ class Blobs:
         current = not self._access.overtaken(source.repository, flight.digest, flight.asked)
         return current and _same(flight.opener, source)
 
-    async def _held(self, digest: Digest) -> tuple[bool, bool]:
-        """Is it stored? If not, does another process fetch it?
+    async def _known(self, repository: Repository, digest: Digest) -> tuple[bool, bool, bool]:
+        """Is it linked? Is it stored? If not, does another process fetch it?
 
         A flight that lands while the index is asked must not be missed.
         """
         while True:
             ended = self._flights.ended
-            if await self._store.has(digest):
-                return True, False
+            link, stored = await self._links.look(repository, digest)
+            if stored:
+                return link is not None, True, False
             elsewhere = self._flights.find(digest) is None and await self._store.filling(digest) is not None
             if ended == self._flights.ended:
-                return False, elsewhere
+                return link is not None, False, elsewhere
 
     async def _head(self, request: Request, source: Source, digest: Digest) -> Answer | Pass:
         """From the store, else from what the upstream says at the end of its redirects.
@@ -338,6 +342,17 @@ class Blobs:
             blob, digest, request.headers, _headers(digest), head=request.method == "HEAD"
         )
         return Answer(status, headers, cache, body, length)
+
+
+async def _in_one_piece(answer: Answer) -> Answer:
+    """The same with its body as bytes, which are in memory already: no reader needs to be asked for them."""
+    if isinstance(answer.body, bytes) or answer.body.length is None or answer.body.length > _ONE_PIECE:
+        return answer
+    async with contextlib.aclosing(answer.body) as body:
+        pieces = []
+        while piece := await body.read(_ONE_PIECE):
+            pieces.append(piece)
+    return replace(answer, body=b"".join(pieces))
 
 
 def _headers(digest: Digest) -> Headers:

@@ -25,6 +25,11 @@ class Links:
             return None
         return await self._store.linked(str(repository), digest)
 
+    async def look(self, repository: Repository, digest: Digest) -> tuple[Link | None, bool]:
+        """The same, and whether the blob is stored."""
+        link, stored = await self._store.look(str(repository), digest)
+        return None if self._access.severed(repository, digest) else link, stored
+
     async def make(self, repository: Repository, digest: Digest, link: Link, asked: float) -> None:
         """The upstream gave `digest` out in `repository`, to a question sent at `asked`."""
         if self._access.overtaken(repository, digest, asked):

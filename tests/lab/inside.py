@@ -133,6 +133,10 @@ class TroubledStore(Store):
         async with self._trouble("linked"):
             return await super().linked(repository, digest)
 
+    async def look(self, repository: str, digest: Digest) -> tuple[Link | None, bool]:
+        async with self._trouble("look"):
+            return await super().look(repository, digest)
+
     async def unlink(self, repository: str, digest: Digest) -> None:
         async with self._trouble("unlink"):
             await super().unlink(repository, digest)

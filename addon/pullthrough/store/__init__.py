@@ -48,6 +48,8 @@ __all__ = ["DamagedBlob", "Fate", "Filling", "Link", "Partial", "Store", "StoreE
 BUSY: Final = 3.0
 #: Seconds for which an index that failed is left alone.
 REST: Final = 5.0
+#: A blob that is no longer than this is read in the step that opens it: to come back for it would cost more.
+_SHORT: Final = 128 << 10
 #: Seconds between two steps of work in the background.
 _PAUSE: Final = 0.001
 
@@ -77,13 +79,19 @@ class DamagedBlob(BodyError):
 class StoredBlob:
     """A whole, committed blob, open for reading. It stays readable when it is evicted meanwhile."""
 
-    def __init__(self, store: Store, digest: Digest, fd: int, row: Adopted) -> None:
+    def __init__(self, store: Store, digest: Digest, fd: int, row: Adopted, content: bytes | None) -> None:
         self._store = store
         self._digest = digest
         self._fd = fd
         self._row = row
+        self._content = content
         self._read = False
         self.size = row.size
+
+    @property
+    def at_hand(self) -> bool:
+        """Is all of it in memory already? Then reading it neither waits nor fails."""
+        return self._content is not None
 
     async def read_at(self, offset: int, limit: int) -> bytes:
         """Up to `limit` bytes from `offset`; b"" only at or beyond the end.
@@ -95,6 +103,8 @@ class StoredBlob:
         if not self._read:
             self._read = True
             self._store.is_read(self._digest)
+        if self._content is not None:
+            return self._content[offset : offset + limit]
         try:
             return await self._store.run(read, self._fd, limit, offset)
         except DamagedError:
@@ -198,6 +208,12 @@ class Store:
     async def unlink(self, repository: str, digest: Digest) -> None:
         """The upstream no longer has `digest` in `repository`."""
         await self._do(self._note, lambda parts: parts.index.unlink(repository, digest))
+
+    async def look(self, repository: str, digest: Digest) -> tuple[Link | None, bool]:
+        """As `linked` and `has`, in one step: what has to be known of a blob before anybody gets it."""
+        return await self._do(
+            self._look, lambda parts: (parts.index.linked(repository, digest), parts.index.find(digest) is not None)
+        )
 
     async def recall(self, key: str) -> Any:
         """What was noted under `key`, as JSON has it; None if there is nothing."""
@@ -451,8 +467,8 @@ class _Unread(enum.Enum):
 
 _UNREAD: Final = _Unread.UNREAD
 
-#: A blob that is open, with its row; None if there is none.
-type _Found = tuple[int, Adopted] | Literal[_Unread.UNREAD] | None
+#: A blob that is open, with its row, and all of it if it is short; None if there is none.
+type _Found = tuple[int, Adopted, bytes | None] | Literal[_Unread.UNREAD] | None
 
 
 def _open(parts: _Parts, digest: Digest) -> _Found:
@@ -461,9 +477,18 @@ def _open(parts: _Parts, digest: Digest) -> _Found:
             return _UNREAD
         found = _whole(parts, row)
         if isinstance(found, int):
-            return found, row
+            return found, row, _content(found, row.size)
         parts.quarantine.condemn(digest, row, found)  # unless another process has replaced it since
     return None
+
+
+def _content(fd: int, size: int) -> bytes | None:
+    """All of an open blob, if it is short and can be read; if not, whoever reads it hears why."""
+    content = None
+    if size <= _SHORT:
+        with contextlib.suppress(OSError, DamagedError):
+            content = read(fd, size, 0)
+    return content if content is not None and len(content) == size else None
 
 
 def _whole(parts: _Parts, row: Adopted) -> int | str:
