@@ -17,6 +17,8 @@ from pullthrough.messages import BodyError
 from pullthrough.sending import OUTGOING, Outgoing, Sender, drained
 from pullthrough.visits import Allowance
 
+SHORTEST, MOST = 64 << 10, 1 << 20
+
 
 class Scripted:
     """A body that gives what it is told to, one piece for each read; an error is raised, None waits for ever."""
@@ -57,7 +59,7 @@ class Done:
 
 async def everything(outgoing: Outgoing) -> bytes:
     whole = b""
-    while chunk := await outgoing.next(fast=True):
+    while chunk := await outgoing.next(MOST):
         whole += chunk
     return whole
 
@@ -94,29 +96,55 @@ async def test_no_more_is_asked_for_than_was_announced() -> None:
 
 async def test_an_empty_body_needs_no_read() -> None:
     body = Scripted(length=0)
-    assert await Outgoing(body, Done()).next(fast=True) == b""
+    assert await Outgoing(body, Done()).next(MOST) == b""
     assert body.limits == []
 
 
 async def test_the_bodys_own_error_is_passed_on() -> None:
     outgoing = Outgoing(Scripted(b"hello", BodyError("the upstream cut it"), length=10), Done())
-    assert await outgoing.next(fast=True) == b"hello"
+    assert await outgoing.next(MOST) == b"hello"
     with pytest.raises(BodyError, match="the upstream cut it"):
-        await outgoing.next(fast=True)
+        await outgoing.next(MOST)
 
 
-async def test_chunks_stay_short_for_a_slow_client_and_grow_for_a_fast_one() -> None:
-    body = Scripted(*[b"x" * (1 << 20)] * 200)
+async def test_chunks_grow_to_what_is_permitted_and_shrink_at_once() -> None:
+    body = Scripted(*[b"x"] * 20)
+    outgoing = Outgoing(body, Done())
+    for most in (MOST, MOST, MOST, MOST, MOST, SHORTEST, MOST):
+        await outgoing.next(most)
+    await asyncio.sleep(0)
+    # what was read ahead of the sixth was still long
+    assert [limit >> 10 for limit in body.limits] == [128, 256, 512, 512, 1024, 1024, 128]
+    await outgoing.close()
+
+
+async def test_the_next_chunk_is_read_while_this_one_is_sent() -> None:
+    body = Scripted(*[b"x"] * 20)
     outgoing = Outgoing(body, Done())
     for _ in range(3):
-        await outgoing.next(fast=False)
-    slow = body.limits[-1]
-    for _ in range(100):
-        await outgoing.next(fast=True)
-    fast = body.limits[-1]
-    await outgoing.next(fast=False)
-    assert slow == body.limits[-1] == 64 << 10
-    assert fast == 1 << 20
+        await outgoing.next(MOST)
+    await asyncio.sleep(0)
+    assert (len(body.limits), outgoing.sent) == (4, 3)
+    await outgoing.close()
+
+
+async def test_nothing_is_read_ahead_for_a_slow_client() -> None:
+    body = Scripted(*[b"x"] * 20)
+    outgoing = Outgoing(body, Done())
+    for _ in range(3):
+        await outgoing.next(SHORTEST)
+    await asyncio.sleep(0)
+    assert len(body.limits) == 3
+
+
+async def test_an_error_ahead_that_nobody_asks_for_any_more_is_no_error() -> None:
+    body, done = Scripted(b"a", b"b", b"c", BodyError("the upstream cut it"), length=10), Done()
+    outgoing = Outgoing(body, done)
+    for _ in range(3):
+        await outgoing.next(MOST)
+    await asyncio.sleep(0)
+    await outgoing.close()
+    assert done.calls == [3]
 
 
 # -- ending
@@ -133,8 +161,8 @@ async def test_closing_is_safe_at_any_time_and_tells_once() -> None:
 async def test_a_silent_source_is_left_when_the_client_leaves() -> None:
     body, done = Scripted(b"hello", None, length=10), Done()
     outgoing = Outgoing(body, done)
-    await outgoing.next(fast=True)
-    waiting = asyncio.create_task(outgoing.next(fast=True))
+    await outgoing.next(MOST)
+    waiting = asyncio.create_task(outgoing.next(MOST))
     await body.waiting.wait()
     await outgoing.close()
     with pytest.raises(BodyError, match="the client left"):
@@ -145,7 +173,7 @@ async def test_a_silent_source_is_left_when_the_client_leaves() -> None:
 async def test_a_stop_of_the_program_is_not_taken_for_the_client() -> None:
     body = Scripted(None)
     outgoing = Outgoing(body, Done())
-    waiting = asyncio.create_task(outgoing.next(fast=True))
+    waiting = asyncio.create_task(outgoing.next(MOST))
     await body.waiting.wait()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -26,9 +26,13 @@ OUTGOING: Final = "pullthrough.outgoing"
 _SHORTEST: Final = 64 << 10
 _LONGEST: Final = 1 << 20
 #: A chunk is at most this part of what was sent before.
-_RAMP: Final = 32
-#: Seconds for one chunk to be taken, below which a client counts as fast.
-_FAST: Final = 0.05
+_RAMP: Final = 16
+#: Bytes in one chunk of each fast client, all of them together.
+_TOGETHER: Final = 32 << 20
+#: Before a chunk that is so long was sent, the next one is read. With shorter ones there are many clients, or new ones.
+_AHEAD: Final = 512 << 10
+#: Seconds after which a client that has not taken its chunk counts as slow.
+_FAST: Final = 0.5
 
 
 class Outgoing:
@@ -44,31 +48,37 @@ class Outgoing:
         self._limit = _SHORTEST
         self._pull: asyncio.Task[bytes] | None = None
 
-    async def next(self, *, fast: bool) -> bytes:
-        """The next bytes; b"" at the end. BodyError if there are fewer than announced, or the client has left."""
-        # What was sent may still be in the kernel, which takes megabytes at once even if the client takes nothing:
-        # so being fast counts for more only after much was sent.
-        longest = max(_SHORTEST, min(self.sent // _RAMP, _LONGEST))
-        self._limit = min(self._limit * 2, longest) if fast else _SHORTEST
+    async def next(self, most: int) -> bytes:
+        """The next bytes; b"" at the end. BodyError if there are fewer than announced, or the client has left.
+
+        Chunks grow up to `most` bytes. When they are long, the one after this is read while this one is sent.
+        """
+        self._limit = min(self._limit * 2, most)
         if self.body.length is not None and self.sent >= self.body.length:
             return b""
-        left = self._limit if self.body.length is None else self.body.length - self.sent
-        self._pull = asyncio.ensure_future(self.body.read(min(self._limit, left)))
+        pull = self._pull = self._pull or self._begin()
         try:
-            chunk = await asyncio.shield(self._pull)
+            chunk = await asyncio.shield(pull)
         except asyncio.CancelledError:
-            if self._pull.cancelled():
+            if pull.cancelled():
                 raise BodyError("the client left") from None
             raise
+        self._pull = None
         if not chunk and self.body.length is not None:
             raise BodyError(f"the body ended after {self.sent} of {self.body.length} bytes")
         self.sent += len(chunk)
+        if self._limit >= _AHEAD and chunk and self.sent != self.body.length:
+            self._pull = self._begin()
         return chunk
+
+    def _begin(self) -> asyncio.Task[bytes]:
+        left = self._limit if self.body.length is None else self.body.length - self.sent
+        return asyncio.ensure_future(self.body.read(min(self._limit, left)))
 
     async def close(self) -> None:
         """Wake whoever waits for bytes and let go of the body. Safe to call twice."""
-        if self._pull is not None:
-            self._pull.cancel()
+        if self._pull is not None and not self._pull.cancel() and not self._pull.cancelled():
+            self._pull.exception()  # nobody will ask for it any more
         if self._done is not None:
             done, self._done = self._done, None
             await self.body.aclose()
@@ -85,6 +95,8 @@ class Sender:
         self._writer = writer
         self._allowance = allowance
         self._outgoing: dict[str, dict[str, Outgoing]] = {}
+        #: Those whose clients took their last chunk at once.
+        self._fast: set[Outgoing] = set()
 
     def __len__(self) -> int:
         return sum(len(flows) for flows in self._outgoing.values())
@@ -106,7 +118,8 @@ class Sender:
         try:
             if writer is None:
                 raise BodyError("the client left")
-            outgoing.chunk = await outgoing.next(fast=await self._take(outgoing, writer) < _FAST)
+            await self._take(outgoing, writer)
+            outgoing.chunk = await outgoing.next(self._most(outgoing))
         except Exception as error:  # noqa: BLE001 - whatever it was: what stops short must not look whole
             flow.error = mflow.Error(str(error) or type(error).__name__)
             if writer is not None:
@@ -114,22 +127,34 @@ class Sender:
         if flow.error or not outgoing.chunk:
             await self._finish(flow.client_conn.id, flow.id)
 
-    async def _take(self, outgoing: Outgoing, writer: asyncio.StreamWriter) -> float:
-        """Wait for the client; the seconds that it took. One that is too slow is given up: TimeoutError.
+    def _most(self, outgoing: Outgoing) -> int:
+        """Bytes that its next chunk may have: the fast ones share, however many there are.
+
+        What was sent may still be in the kernel, which takes megabytes at once even if the client takes nothing: so
+        being fast counts for more only after much was sent.
+        """
+        if outgoing not in self._fast:
+            return _SHORTEST
+        return max(_SHORTEST, min(_LONGEST, outgoing.sent // _RAMP, _TOGETHER // len(self._fast)))
+
+    async def _take(self, outgoing: Outgoing, writer: asyncio.StreamWriter) -> None:
+        """Wait for the client. One that is too slow is given up: TimeoutError.
 
         What it was sent is not left to the kernel to be kept for it: that would be for as long as the client likes.
         """
         began = time.monotonic()
         try:
-            await drained(writer, self._allowance.taking)
-            took = time.monotonic() - began
-            outgoing.waited += took
+            if await _drained_at_once(writer):
+                self._fast.add(outgoing)
+            else:
+                self._fast.discard(outgoing)
+                await drained(writer, self._allowance.taking)
+            outgoing.waited += time.monotonic() - began
             if outgoing.waited > self._allowance.taking + outgoing.sent / self._allowance.slowest:
                 raise TimeoutError("the client took too little for too long")
         except TimeoutError:
             writer.transport.abort()
             raise
-        return took
 
     async def error(self, flow: http.HTTPFlow) -> None:
         """Mitmproxy's hook: the exchange was cut or killed."""
@@ -146,7 +171,18 @@ class Sender:
         if not flows:
             self._outgoing.pop(client_id, None)
         if outgoing is not None:
+            self._fast.discard(outgoing)
             await outgoing.close()
+
+
+async def _drained_at_once(writer: asyncio.StreamWriter) -> bool:
+    """Did the client take most of what it was sent before one could call it slow?"""
+    try:
+        async with asyncio.timeout(_FAST):
+            await writer.drain()
+    except TimeoutError:
+        return False
+    return True
 
 
 async def drained(writer: asyncio.StreamWriter, patience: float) -> None:
