@@ -44,20 +44,20 @@ class Pki:
         self._ca.cert_pem.write_to_path(str(self.ca_file))
         self._issued: dict[str, Identity] = {}
 
-    def identity(self, name: str) -> Identity:
-        """The certificate of `name`, the same one each time."""
+    def identity(self, name: str, *more: str) -> Identity:
+        """The certificate of `name`, the same one each time. `more` are other names of the same server."""
         if name not in self._issued:
-            self._issued[name] = self._issue(name)
+            self._issued[name] = self._issue(name, *more)
         return self._issued[name]
 
     def signer(self) -> Identity:
         """An RSA identity that signs tokens; the registry trusts it through this CA."""
         if "signer" not in self._issued:
-            self._issued["signer"] = self._issue("signer", trustme.KeyType.RSA)
+            self._issued["signer"] = self._issue("signer", key_type=trustme.KeyType.RSA)
         return self._issued["signer"]
 
-    def _issue(self, name: str, key_type: trustme.KeyType = trustme.KeyType.ECDSA) -> Identity:
-        leaf = self._ca.issue_cert(f"{name}.test" if name == "signer" else name, key_type=key_type)
+    def _issue(self, name: str, *more: str, key_type: trustme.KeyType = trustme.KeyType.ECDSA) -> Identity:
+        leaf = self._ca.issue_cert(f"{name}.test" if name == "signer" else name, *more, key_type=key_type)
         identity = Identity(name, self._folder / f"{name}.chain.pem", self._folder / f"{name}.key.pem")
         for number, pem in enumerate(leaf.cert_chain_pems):
             pem.write_to_path(str(identity.chain), append=number > 0)
