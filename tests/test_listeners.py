@@ -22,7 +22,7 @@ HERE = Address("127.0.0.1", 0)
 
 @pytest.fixture
 def settings() -> Settings:
-    return replace(load({}, {"HOME": "/home/somebody"}), listen=HERE)
+    return replace(load({}, {"HOME": "/home/someone"}), listen=HERE)
 
 
 @pytest.fixture
