@@ -45,8 +45,6 @@ from pullthrough.upstream_mirrors import UpstreamMirrors
 
 #: What can change between a plan and its execution (eviction, a flight that ends) does not do so for ever.
 _MAX_PLANS: Final = 4
-#: Bytes that are given to a client at once, whether it takes them or not. Several ranges may be more than the blob.
-_ONE_PIECE: Final = 128 << 10
 _BLOB_HEADERS: Final = Headers(
     (
         ("Content-Type", "application/octet-stream"),
@@ -137,7 +135,7 @@ class Blobs:
                     if blob is not None:
                         backed = Backed(blob, Direct(self._upstream, source, digest))
                         given = self._content(request, backed, digest, CacheStatus(hit=True))
-                        return await _in_one_piece(given) if blob.at_hand else given
+                        return await _in_one_piece(given) if blob.at_hand and "range" not in request.headers else given
                 case _:
                     answer = await self._fetch(request, source, digest, word, entitled=step is Step.SERVE)
                     if answer is not None:
@@ -345,14 +343,11 @@ class Blobs:
 
 
 async def _in_one_piece(answer: Answer) -> Answer:
-    """The same with its body as bytes, which are in memory already: no reader needs to be asked for them."""
-    if isinstance(answer.body, bytes) or answer.body.length is None or answer.body.length > _ONE_PIECE:
+    """The same with its body as bytes, which are in memory already: nobody needs to pull them."""
+    if isinstance(answer.body, bytes):
         return answer
     async with contextlib.aclosing(answer.body) as body:
-        pieces = []
-        while piece := await body.read(_ONE_PIECE):
-            pieces.append(piece)
-    return replace(answer, body=b"".join(pieces))
+        return replace(answer, body=await body.read(body.length or 0))
 
 
 def _headers(digest: Digest) -> Headers:

@@ -498,21 +498,25 @@ async def test_a_blob_that_was_replaced_meanwhile_is_not_dropped(
     assert await ours.has(Digest.of(ONE))
 
 
-async def test_a_blob_that_the_disk_cannot_read_is_dropped(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [100, 1 << 20])
+async def test_a_blob_that_the_disk_cannot_read_is_dropped(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     store = stores()
-    found = await store.open(await fill(store, ONE))
-    assert found is not None
+    digest = await fill(store, blob("one", size))
     real = os.pread
 
     def pread(*args: int) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "pread", pread)
+    found = await store.open(digest)
+    assert found is not None
     with pytest.raises(BodyError, match="Input/output error"):
         await found.read_at(0, 100)
     monkeypatch.setattr(os, "pread", real)
     found.close()
-    assert not await store.has(Digest.of(ONE))
+    assert not await store.has(digest)
     assert "store" in stores.health.reasons
 
 

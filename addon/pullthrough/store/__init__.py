@@ -90,7 +90,7 @@ class StoredBlob:
 
     @property
     def at_hand(self) -> bool:
-        """Is all of it in memory already? Then reading it neither waits nor fails."""
+        """Is all of it in memory already? Then reading it in one piece neither waits nor fails."""
         return self._content is not None
 
     async def read_at(self, offset: int, limit: int) -> bytes:
@@ -103,8 +103,8 @@ class StoredBlob:
         if not self._read:
             self._read = True
             self._store.is_read(self._digest)
-        if self._content is not None:
-            return self._content[offset : offset + limit]
+        if self._content is not None and offset == 0 and limit >= self.size:
+            return self._content  # not a part of it: before the rest it may be found damaged
         try:
             return await self._store.run(read, self._fd, limit, offset)
         except DamagedError:
