@@ -462,7 +462,6 @@ def _begun(app: App, listeners: Listeners) -> None:
 
 def _spare_what_stays() -> None:
     """What is in memory now stays until the end: the garbage collector need not go through it again and again."""
-    gc.collect()
     gc.freeze()
 
 

@@ -147,7 +147,8 @@ class Server(Subject):
     def start(self) -> None:
         self.prepare()
         command = [*self.place.site.prefix, *self.command()]
-        self._program = Program(command, environment(self.folder, **self.variables()), self.folder / "log")
+        given = environment(self.folder, TMPDIR=str(self.folder), **self.variables())
+        self._program = Program(command, given, self.folder / "log")
         self._program.start()
         resource.prlimit(self._program.pid, resource.RLIMIT_DATA, (MEMORY, MEMORY))
         await_port(self._program, f"//{self.address}", self.place.site)

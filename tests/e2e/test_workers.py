@@ -77,6 +77,8 @@ async def test_all_serve_on_one_port_and_count_together(
             answer = await connection.ask(f"/v2/{repository}/blobs/{digest}")
             assert (await answer.read()).digest == digest
 
+    # A request counts when its answer is sent, which is after its client has it.
+    await in_thread(eventually, lambda: number(proxy, "pullthrough_requests_total") == 2, "both are counted")
     for pid in workers(proxy):
         with held(pid):
             assert proxy.get("/readyz")[0] == 200
@@ -115,7 +117,7 @@ async def test_one_that_is_killed_is_replaced_and_the_others_go_on(
     assert whole.digest == digest
     assert len(replaced) == 1
     assert counted.status == 200
-    assert number(proxy, "pullthrough_requests_total") == 2
+    await in_thread(eventually, lambda: number(proxy, "pullthrough_requests_total") == 2, "both are counted")
     assert number(proxy, "pullthrough_worker_restarts_total") == 1
     assert messages(proxy, f"(process {killed}) was killed by SIGKILL; another one starts now")
     assert await in_thread(proxy.stop) == 0
