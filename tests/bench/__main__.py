@@ -15,7 +15,7 @@ from typing import Final
 
 from rich.console import Console
 
-from bench import peers, plots, report
+from bench import interrupts, peers, plots, report
 from bench.document import document
 from bench.run import Run, Terms, say
 from bench.sizes import FULL, QUICK
@@ -74,7 +74,7 @@ def measure(given: argparse.Namespace) -> int:
     _fit(terms)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, FILES), hard))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs us in the background may have it ignored
+    interrupts.install()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="pullthrough-bench."))
     folder.chmod(0o711)  # squid gives its rights away, and has to reach its own folder below

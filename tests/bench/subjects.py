@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
-from bench import processes
+from bench import interrupts, processes
 from bench.load import Access
 from bench.site import Site
 from bench.upstream import Upstream, await_port
@@ -148,8 +148,9 @@ class Server(Subject):
         self.prepare()
         command = [*self.place.site.prefix, *self.command()]
         given = environment(self.folder, TMPDIR=str(self.folder), **self.variables())
-        self._program = Program(command, given, self.folder / "log")
-        self._program.start()
+        with interrupts.held():
+            self._program = Program(command, given, self.folder / "log")
+            self._program.start()
         resource.prlimit(self._program.pid, resource.RLIMIT_DATA, (MEMORY, MEMORY))
         await_port(self._program, f"//{self.address}", self.place.site)
 

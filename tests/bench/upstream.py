@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from bench import interrupts
 from bench.site import HERE, Site
 from bench.stock import Stock
 from lab.deadline import eventually
@@ -102,7 +103,8 @@ class Upstream:
     def start(self) -> None:
         """NoUpstream, if one of them does not."""
         for program, origin in zip(self._programs, (self.origin, self._cdn), strict=True):
-            program.start()
+            with interrupts.held():
+                program.start()
             try:
                 await_port(program, origin, self.site)
             except (OSError, RuntimeError) as error:
