@@ -13,9 +13,9 @@ from lab.proxy import SOURCES
 
 
 @pytest.mark.timeout(240)
-def test_an_interrupted_soak_prints_its_table_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_soak_prints_its_table_and_leaves_nothing(tmp_path: Path, short_folder: Path) -> None:
     said, told = tmp_path / "stderr", tmp_path / "stdout"
-    folder = tmp_path / "tmp"
+    folder = short_folder / "tmp"  # servers are forked by way of a socket in there
     folder.mkdir()
     env = environment(tmp_path, PYTHONPATH=":".join(map(str, SOURCES))) | {"TMPDIR": str(folder)}
     with said.open("w") as errors, told.open("w") as output:
