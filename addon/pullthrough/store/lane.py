@@ -17,8 +17,6 @@ from typing import Final
 
 from pullthrough.store.faults import INDEX_ERRORS, StoreError, from_disk, from_index
 
-#: Seconds in which the threads of a lane must come together at its end.
-_FAREWELL: Final = 30.0
 #: The least that a thread can ask for (setpriority(2)).
 _NICEST: Final = 19
 
@@ -50,8 +48,9 @@ class Lane:
     def __init__(self, name: str, threads: int, rest: Rest, *, background: bool = False) -> None:
         self.rest = rest
         self._threads = threads
-        begin = _give_way if background else None
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"store-{name}", initializer=begin)
+        self._background = background
+        self._begun: set[int] = set()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"store-{name}", initializer=self._begin)
 
     async def run[T](self, work: Callable[[], T], *, resting: bool, undo: Callable[[T], object] | None = None) -> T:
         """Do `work` in a thread; with `resting`, not while the lane rests.
@@ -91,16 +90,25 @@ class Lane:
 
     def close(self, farewell: Callable[[], None]) -> None:
         """Wait for the end of all work, then let each thread do `farewell`. Blocks."""
-        together = threading.Barrier(self._threads)  # nobody leaves before all have come, so each thread has one turn
+        leaving: set[int] = set()
+        together = threading.Event()
 
         def leave() -> None:
-            with contextlib.suppress(threading.BrokenBarrierError):
-                together.wait(_FAREWELL)
+            leaving.add(threading.get_ident())
+            if leaving >= self._begun:  # nobody leaves before all have come, so each thread has a turn
+                together.set()
+            together.wait()
             farewell()
 
-        for _ in range(self._threads):
+        for _ in range(self._threads):  # there may be fewer threads: a pool begins one only where it finds none idle
             self._pool.submit(leave)
         self._pool.shutdown()
+
+    def _begin(self) -> None:
+        """A thread's first act."""
+        self._begun.add(threading.get_ident())
+        if self._background:
+            _give_way()
 
 
 def _give_way() -> None:
