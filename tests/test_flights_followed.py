@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import random
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from pullthrough.flight import Flight, FlightBlob, NotTheBlob
 from pullthrough.flights import Flights
 from pullthrough.messages import BodyError
 from pullthrough.store import Partial, StoreError, Taken
+from pullthrough.store.index import Index
 
 DATA = random.Random(3).randbytes(300_000)
 HALF = 100_000
@@ -142,6 +144,27 @@ async def until_cut(blob: FlightBlob) -> bytes:
 
 def gets(proxy: Inside, name: str) -> list[str | None]:
     return [request.range for request in find(proxy.fake.journal, name, method="GET")]
+
+
+async def test_what_another_process_is_about_to_have_stored_is_not_fetched_again(
+    proxy: Inside, other: Other, name: str, digest: Digest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed, go_on, adopt = threading.Event(), threading.Event(), Index.adopt
+
+    def later(index: Index, digest: Digest, file: str, size: int) -> None:
+        renamed.set()
+        assert go_on.wait(20)
+        adopt(index, digest, file, size)
+
+    monkeypatch.setattr(Index, "adopt", later)
+    assert await rest(join(proxy, digest)) == DATA
+    assert await asyncio.to_thread(renamed.wait, 20)
+
+    assert await rest(other.join()) == DATA
+    go_on.set()
+    await other.landed()
+    await proxy.landed()
+    assert gets(proxy, name) == [None], "it came from the upstream once"
 
 
 async def test_what_another_process_fetches_is_read_while_it_comes(

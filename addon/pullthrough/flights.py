@@ -139,10 +139,10 @@ class Flights:
                 await self._store.end(partial, keep=keep and partial.written > 0)
 
     async def _begin(self, flight: Flight) -> Partial:
-        """The file to fill, or that of somebody who does already."""
+        """The file to fill, or that of somebody who does already or has just done so."""
         while True:
             try:
-                partial: Partial | None = await self._store.begin(flight.digest)
+                partial: Partial | None = await self._store.begin(flight.digest, missed=True)
             except Taken:
                 if not flight.entitled or flight.took_off:
                     raise

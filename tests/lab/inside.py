@@ -141,9 +141,9 @@ class TroubledStore(Store):
         async with self._trouble("unlink"):
             await super().unlink(repository, digest)
 
-    async def begin(self, digest: Digest) -> Partial:
+    async def begin(self, digest: Digest, *, missed: bool = False) -> Partial:
         async with self._trouble("begin"):
-            self.begun.append(await super().begin(digest))
+            self.begun.append(await super().begin(digest, missed=missed))
             return self.begun[-1]
 
     async def follow(self, digest: Digest) -> Partial | None:

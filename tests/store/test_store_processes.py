@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from lab.stores import Stores, blob, content, files, fill
 from pullthrough.core.digest import Digest
 from pullthrough.store import Fate, Filling, Partial, Store, StoreError, Taken
+from pullthrough.store.index import Index
 
 SIZE = 10_000
 ONE = blob("one", 3000)
@@ -136,10 +138,52 @@ async def test_what_one_fills_the_other_follows_to_its_end(stores: Stores, other
     assert os.pread(partial.fd, SIZE, 0) == ONE, "the file is still read"
     await store.end(partial, keep=False)
     partial.close()
-    assert await store.filling(Digest.of(ONE)) is None
     assert await content(store, Digest.of(ONE)) == ONE
     assert await store.usage() == (len(ONE), 1)
     assert files(stores.root, "partial") == []
+
+
+async def test_nobody_fills_what_is_on_its_way_into_the_index(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = stores(SIZE), stores(SIZE)
+    renamed, go_on, adopt = threading.Event(), threading.Event(), Index.adopt
+
+    def later(index: Index, digest: Digest, name: str, size: int) -> None:
+        renamed.set()
+        assert go_on.wait(20)
+        adopt(index, digest, name, size)
+
+    monkeypatch.setattr(Index, "adopt", later)
+    committing = asyncio.create_task(fill(one, ONE))
+    assert await asyncio.to_thread(renamed.wait, 20)
+
+    assert not await other.has(Digest.of(ONE))
+    assert await other.filling(Digest.of(ONE)) == Filling(sends=True, size=3000)
+    with pytest.raises(Taken):
+        await other.begin(Digest.of(ONE), missed=True)
+    partial = await followed(other)
+    assert (partial.catch_up(), partial.verified) == (Fate.GROWS, True)
+    go_on.set()
+    await committing
+    assert partial.catch_up() is Fate.GONE
+    partial.close()
+    with pytest.raises(Taken):  # who had asked the index before that
+        await other.begin(Digest.of(ONE), missed=True)
+    assert files(stores.root, "partial") == []
+    assert await other.usage() == (len(ONE), 1)
+
+
+async def test_a_file_without_a_row_that_nobody_commits_stands_in_nobodys_way(stores: Stores) -> None:
+    store = stores(SIZE)
+    await fill(store, ONE)
+    [file] = files(stores.root)
+    lost = file.with_name(f"{file.name[:-1]}{'0' if file.name[-1] != '0' else '1'}")
+    file.rename(lost)
+    assert await store.open(Digest.of(ONE)) is None
+
+    assert await store.filling(Digest.of(ONE)) is None
+    assert await store.follow(Digest.of(ONE)) is None
+    await fill(store, ONE)
+    assert await content(store, Digest.of(ONE)) == ONE
 
 
 async def test_what_the_other_deletes_is_gone_but_still_read(stores: Stores, other: Callable[[], Other]) -> None:

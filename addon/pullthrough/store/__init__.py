@@ -272,21 +272,25 @@ class Store:
 
     # -- filling. An index that rests does not stop a fill: until its end the index may be well again.
 
-    async def begin(self, digest: Digest) -> Partial:
+    async def begin(self, digest: Digest, *, missed: bool = False) -> Partial:
         """A partial to fill, with what an earlier fill left already taken over.
 
-        `Taken` while somebody else fills that blob, in this process or another.
+        `Taken` while somebody else fills that blob, in this process or another; and with `missed`, for who did not find
+        it a moment ago, also if it has come since.
         """
-        return await self._do(self._fill, lambda parts: _begin(parts, digest), resting=False, undo=Partial.close)
-
-    async def follow(self, digest: Digest) -> Partial | None:
-        """What somebody else is filling, to be read while it grows (`Partial.catch_up`); None if nobody is."""
         return await self._do(
-            self._fill, lambda parts: parts.files.followed(digest), resting=False, undo=_close_partial
+            self._fill, lambda parts: _begin(parts, digest, missed), resting=False, undo=Partial.close
         )
 
+    async def follow(self, digest: Digest) -> Partial | None:
+        """What somebody else is filling, to be read while it grows (`Partial.catch_up`); None if nobody is.
+
+        What he has just committed as well, whatever the index said a moment ago.
+        """
+        return await self._do(self._fill, lambda parts: _followed(parts, digest), resting=False, undo=_close_partial)
+
     async def filling(self, digest: Digest) -> Filling | None:
-        """What somebody says who is filling `digest`, in this process or another; None if nobody is."""
+        """What somebody says who is filling `digest`, in this process or another, or has just done so; else None."""
         return await self._do(self._look, lambda parts: _filling(parts, digest))
 
     async def reserve(self, partial: Partial, size: int) -> None:
@@ -522,11 +526,15 @@ def _judge(parts: _Parts, digest: Digest) -> None:
     parts.quarantine.condemn(digest, row, found)
 
 
-def _begin(parts: _Parts, digest: Digest) -> Partial:
+def _begin(parts: _Parts, digest: Digest, missed: bool) -> Partial:
     partial = parts.files.partial(digest)
     try:
         partial.retract()
         partial.rehash()
+        if missed and (committed := parts.files.committed(digest, parts.index.owns)) is not None:
+            committed.close()
+            partial.discard()
+            raise Taken
     except BaseException:
         partial.close()
         raise
@@ -534,11 +542,15 @@ def _begin(parts: _Parts, digest: Digest) -> Partial:
 
 
 def _filling(parts: _Parts, digest: Digest) -> Filling | None:
-    partial = parts.files.followed(digest)
+    partial = _followed(parts, digest)
     if partial is None:
         return None
     partial.close()
     return partial.filling
+
+
+def _followed(parts: _Parts, digest: Digest) -> Partial | None:
+    return parts.files.followed(digest) or parts.files.committed(digest, parts.index.owns)
 
 
 def _write(parts: _Parts, partial: Partial, data: bytes) -> None:

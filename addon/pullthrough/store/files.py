@@ -218,6 +218,26 @@ class BlobFiles:
         partial.close()
         return None
 
+    def committed(self, digest: Digest, owned: Callable[[str], bool]) -> Partial | None:
+        """Open what has just become the blob, or is on its way from the name of a partial to its row in the index.
+
+        To be followed as a partial is; None if there is nothing. Whoever asks the index in between finds no blob, and
+        nobody who fills it. `owned` asks whether a row names this file.
+        """
+        folder = names.folder_for(digest)
+        for name in sorted(self.blobs(folder)):
+            if names.digest_of(name) != digest:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                fd = os.open(self.root / name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+                status = os.fstat(fd)
+                if not status.st_mode & DAMAGED and (owned(name) or not _lock(fd, fcntl.LOCK_SH)):
+                    partial = Partial(self._partial(digest), digest, fd, locked=False)
+                    partial.filling = Filling(sends=True, size=status.st_size)
+                    return partial
+                os.close(fd)
+        return None
+
     def _partial(self, digest: Digest) -> Path:
         return self.root / _PARTIAL / digest.algorithm / digest.hex
 

@@ -22,7 +22,12 @@ def fresh(digest: Digest) -> str:
 
     The random part makes replacement, eviction and late readers safe: a name is never used twice.
     """
-    return f"{BLOBS}/{digest.algorithm}/{digest.hex[:2]}/{digest.hex}-{secrets.token_hex(8)}"
+    return f"{folder_for(digest)}/{digest.hex}-{secrets.token_hex(8)}"
+
+
+def folder_for(digest: Digest) -> str:
+    """Where the files of a digest lie."""
+    return f"{BLOBS}/{digest.algorithm}/{digest.hex[:2]}"
 
 
 def digest_of(name: str) -> Digest | None:
