@@ -9,7 +9,7 @@ import gc
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,9 @@ from lab.tokens import TokenServer
 from lab.web import served
 from pullthrough import fetch, following
 
+#: Characters of each proxy's log in the report of a failure.
+_LOGGED = 6000
+
 # How long an example takes says nothing: tests run side by side, on whatever else the machine does.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
@@ -51,6 +54,19 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Whoever reads of a failure reads the end of the proxies' logs, too: often it does not come again."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            for proxy in value.made if isinstance(value, Proxies) else ():
+                report.sections.append((f"log of {name}: {proxy.folder.name}", proxy.log_text()[-_LOGGED:]))
+    return report
 
 
 @pytest.fixture(scope="session")

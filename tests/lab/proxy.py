@@ -126,6 +126,16 @@ class Proxy:
         finally:
             connection.close()
 
+    def refuses(self) -> bool:
+        """Does nobody listen any more? What has come just before that is cut instead."""
+        try:
+            self.get("/healthz", timeout=1.0)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            pass
+        return False
+
     def lose_names(self, *names: str) -> None:
         """From now on these names do not exist for it, until `regain_names` or the next start."""
         self._names.without(*names).write(self._hosts)
@@ -232,7 +242,7 @@ class Proxies:
         self._names = names
         self._authorities = upstream_ca, system_ca
         self._sources = sources
-        self._made: list[Proxy] = []
+        self.made: list[Proxy] = []
 
     def __call__(
         self,
@@ -244,7 +254,7 @@ class Proxies:
         """A proxy, started unless told otherwise, that intercepts these registries."""
         upstream_ca, system_ca = self._authorities
         proxy = Proxy(
-            self._folder / f"proxy-{len(self._made)}",
+            self._folder / f"proxy-{len(self.made)}",
             self._names,
             upstream_ca=upstream_ca,
             system_ca=system_ca,
@@ -253,13 +263,13 @@ class Proxies:
             env=env,
             sources=self._sources,
         )
-        self._made.append(proxy)
+        self.made.append(proxy)
         if start:
             proxy.start()
         return proxy
 
     def end(self) -> None:
         """End what still runs and remove the data folders."""
-        for proxy in self._made:
+        for proxy in self.made:
             proxy.end_if_running()
             shutil.rmtree(proxy.data_dir, ignore_errors=True)
