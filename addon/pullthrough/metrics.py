@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -26,6 +26,8 @@ _OTHER: Final = "other"
 #: Registries with a rate limit that are told apart; a `--registry` with a * lets clients name any number.
 _MAX_REGISTRIES: Final = 64
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+type _Together = Literal["livemax", "livesum", "mostrecent"]
 
 
 class Metrics:
@@ -43,86 +45,55 @@ class Metrics:
             self._rendered = CollectorRegistry()
             MultiProcessCollector(self._rendered, str(shared))
         self._read: dict[Gauge, Callable[[], float]] = {}
-        self._requests = Counter(
+        self._requests = self._counter(
             "pullthrough_requests",
             "Requests to registries, by what was asked and how it was answered.",
-            ("route", "outcome"),
-            registry=self._registry,
+            "route",
+            "outcome",
         )
-        self._sent = Counter(
-            "pullthrough_sent_bytes",
-            "Bytes of bodies sent to clients, by how they were answered.",
-            ("outcome",),
-            registry=self._registry,
+        self._sent = self._counter(
+            "pullthrough_sent_bytes", "Bytes of bodies sent to clients, by how they were answered.", "outcome"
         )
-        self._tunnelled = Counter(
-            "pullthrough_tunnelled_bytes", "Bytes through tunnels, both directions.", registry=self._registry
+        self._tunnelled = self._counter("pullthrough_tunnelled_bytes", "Bytes through tunnels, both directions.")
+        self._tokens = self._counter(
+            "pullthrough_token_requests", "Token requests of clients, by how they were answered.", "answer"
         )
-        self._tokens = Counter(
-            "pullthrough_token_requests",
-            "Token requests of clients, by how they were answered.",
-            ("answer",),
-            registry=self._registry,
-        )
-        self._ratelimit = Gauge(
+        self._ratelimit = self._gauge(
             "pullthrough_ratelimit_remaining",
             "Pulls left of a registry's rate limit, as it said last.",
-            ("registry",),
-            registry=self._registry,
-            multiprocess_mode="mostrecent",
+            "mostrecent",
+            "registry",
         )
         self._limited: set[str] = set()
-        self._breakers = Gauge(
+        self._breakers = self._gauge(
             "pullthrough_breakers_open",
             "Upstream hosts that are not asked for now, because they failed again and again.",
-            registry=self._registry,
-            multiprocess_mode="livemax",
+            "livemax",
         )
-        self._degraded = Gauge(
-            "pullthrough_degraded",
-            "1 while some part does not work and pulls may go uncached.",
-            registry=self._registry,
-            multiprocess_mode="livemax",
+        self._degraded = self._gauge(
+            "pullthrough_degraded", "1 while some part does not work and pulls may go uncached.", "livemax"
         )
-        self._expiry = Gauge(
-            "pullthrough_ca_expiry_seconds",
-            "Seconds for which clients can trust the CA.",
-            registry=self._registry,
-            multiprocess_mode="mostrecent",
+        self._expiry = self._gauge(
+            "pullthrough_ca_expiry_seconds", "Seconds for which clients can trust the CA.", "mostrecent"
         )
-        self._flights = Gauge(
-            "pullthrough_flights", "Fills under way.", registry=self._registry, multiprocess_mode="livesum"
-        )
-        self._stored = Gauge(
-            "pullthrough_store_bytes",
-            "Bytes of blobs on disk.",
-            registry=self._registry,
-            multiprocess_mode="mostrecent",
-        )
-        self._blobs = Gauge(
-            "pullthrough_store_blobs", "Blobs on disk.", registry=self._registry, multiprocess_mode="mostrecent"
-        )
-        self._size = Gauge(
-            "pullthrough_store_size_bytes",
-            "Bytes that the store may use.",
-            registry=self._registry,
-            multiprocess_mode="mostrecent",
-        )
-        self._workers = Gauge(
-            "pullthrough_workers", "Processes that serve.", registry=self._registry, multiprocess_mode="livesum"
-        )
-        self._restarts = Counter(
-            "pullthrough_worker_restarts",
-            "Processes that took the place of one that died.",
-            registry=self._registry,
-        )
-        self._damaged = Counter(
-            "pullthrough_store_damaged_blobs",
-            "Blobs on disk that were found damaged, and are fetched again.",
-            registry=self._registry,
+        self._flights = self._gauge("pullthrough_flights", "Fills under way.", "livesum")
+        self._stored = self._gauge("pullthrough_store_bytes", "Bytes of blobs on disk.", "mostrecent")
+        self._blobs = self._gauge("pullthrough_store_blobs", "Blobs on disk.", "mostrecent")
+        self._size = self._gauge("pullthrough_store_size_bytes", "Bytes that the store may use.", "mostrecent")
+        self._workers = self._gauge("pullthrough_workers", "Processes that serve.", "livesum")
+        self._restarts = self._counter("pullthrough_worker_restarts", "Processes that took the place of one that died.")
+        self._damaged = self._counter(
+            "pullthrough_store_damaged_blobs", "Blobs on disk that were found damaged, and are fetched again."
         )
         if shared is not None:
             _have_room(shared, slot)
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(name, documentation, labels, registry=self._registry)
+
+    def _gauge(self, name: str, documentation: str, together: _Together, *labels: str) -> Gauge:
+        """`together`: which of the values of several processes is shown, or is it their sum?"""
+        return Gauge(name, documentation, labels, registry=self._registry, multiprocess_mode=together)
 
     def watch(
         self,
@@ -134,12 +105,7 @@ class Metrics:
         expiry: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Where the present state is to be read."""
-        self._read = {
-            self._breakers: breakers,
-            self._expiry: expiry,
-            self._degraded: degraded,
-            self._flights: flights,
-        }
+        self._read = {self._breakers: breakers, self._expiry: expiry, self._degraded: degraded, self._flights: flights}
         self._size.set(size)
 
     def look(self) -> None:
