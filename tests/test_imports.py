@@ -19,7 +19,7 @@ ROWS = (
     {"doctor"},
     {"wiring", "workers"},
     {"supervisor"},
-    {"addon", "door", "modes", "nameserver", "layers", "sending", "hooks", "visits", "page", "clientsetup"},
+    {"addon", "door", "modes", "nameserver", "layers", "sending", "hooks", "lean", "visits", "page", "clientsetup"},
     {"mirror", "discovery"},
     {"inside"},
     {"pulls", "outages", "broker", "manifests", "blobs", "links", "neighbours", "bodies"},

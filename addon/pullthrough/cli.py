@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import typer
 from rich.markup import escape
 
-from pullthrough import __version__
+from pullthrough import __version__, lean
 from pullthrough.archives import ArchiveError
 from pullthrough.ca import CAError
 from pullthrough.commands import ca, flags, layouts, pinning, stored
@@ -151,7 +151,8 @@ def run(
     """Serve until told to stop. What a person reads instead of this is `_RUN`."""
     given = dict(locals())
     settings = flags.settings(given)
-    # Here, because mitmproxy takes half a second to import, which no other command needs.
+    lean.spare_stock_addons()
+    # Here, because mitmproxy takes a second to import, which no other command needs.
     from pullthrough.wiring import serve  # noqa: PLC0415
 
     raise typer.Exit(serve(settings, again=lambda: flags.settings(given)))
