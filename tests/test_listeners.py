@@ -119,6 +119,31 @@ def test_a_loop_listens_on_what_is_open_and_may_be_followed_by_another(
     assert run(b"on a port that nobody had opened", Listeners()) == b"on a port that nobody had opened"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_no_part_of_an_answer_waits_for_the_client_to_acknowledge_another(
+    settings: Settings, listeners: Listeners, host: str
+) -> None:
+    listeners.open(replace(settings, listen=Address(host, 0)))
+    (address,) = listeners.addresses
+
+    async def connected_to() -> bool:
+        found = asyncio.get_running_loop().create_future()
+
+        def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nodelay = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            found.set_result(bool(nodelay))
+            writer.close()
+
+        server = await asyncio.start_server(connected, *address)
+        with socket.create_connection(address):
+            nodelay: bool = await found
+        server.close()
+        return nodelay
+
+    with asyncio.Runner(loop_factory=lambda: ListeningEventLoop(Guard(), None, listeners)) as runner:
+        assert runner.run(connected_to())
+
+
 def test_a_connection_counts_until_it_is_closed(settings: Settings, listeners: Listeners) -> None:
     listeners.open(settings)
     other = copy.copy(listeners.balance)  # as a process sees it that was forked
