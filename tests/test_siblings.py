@@ -97,6 +97,17 @@ async def test_all_start_at_the_same_time(short_folder: Path) -> None:
     assert list(short_folder.iterdir()) == []
 
 
+async def test_the_name_of_their_folder_may_be_longer_than_that_of_a_socket(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    async with joined(folder, "0", "1") as everybody:
+        one, other = (Listener(each) for each in everybody)
+        one.who.tell("word", 1)
+        await one.who.agreed()
+        assert other.heard == [(1,)]
+    assert list(folder.iterdir()) == []
+
+
 async def test_who_comes_later_is_told_from_then_on(three: list[Listener], short_folder: Path) -> None:
     late = Listener(Siblings())
     await late.who.join(short_folder, "3")

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,8 @@ _PATIENCE: Final = 2.0
 #: Bytes that may wait for a process that does not read.
 _MAX_BACKLOG: Final = 8 << 20
 _SUFFIX: Final = ".sock"
+#: Linux: what is open has a short name here. The path of a socket may have 107 bytes, whatever TMPDIR is.
+_OPEN: Final = Path("/proc/self/fd")
 #: How many words were taken in so far.
 _COUNT: Final = struct.Struct("!Q")
 #: The first words to somebody: who speaks. And the last: nothing was lost.
@@ -46,6 +49,7 @@ class Siblings:
         self._hearings: set[_Hearing] = set()
         self._door: asyncio.Server | None = None
         self._folder = Path()
+        self._opened: int | None = None
         self._name = ""
 
     # -- for whoever has something to say
@@ -75,6 +79,9 @@ class Siblings:
     async def join(self, folder: Path, name: str) -> None:
         """From now on hear, and be heard by, all that have joined in `folder`. OSError if nobody can be listened to."""
         self._folder, self._name = folder, name
+        if _OPEN.is_dir():
+            self._opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._folder = _OPEN / str(self._opened)
         loop = asyncio.get_running_loop()
         self._door = await loop.create_unix_server(lambda: _Hearing(self), self._path(name))
         for other in await asyncio.to_thread(_names, folder):
@@ -85,12 +92,14 @@ class Siblings:
         """Tell nobody any more. Safe to call twice."""
         for greeting in self._greetings.values():
             greeting.cancel()
-        if self._door is None:
-            return
-        with contextlib.suppress(OSError):
-            self._path(self._name).unlink()
-        self._door.close()
-        self._door = None
+        if self._door is not None:
+            with contextlib.suppress(OSError):
+                self._path(self._name).unlink()
+            self._door.close()
+            self._door = None
+        if self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
         for telling in tuple(self._tellings.values()):
             telling.tell(_line(_BYE))
             telling.close()
