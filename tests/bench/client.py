@@ -5,8 +5,8 @@ sockets and no HTTP library: OpenSSL does the work, so that a GiB costs a fifth 
 requests need no process for each client. Several processes, because threads of one would wait for each other at every
 TLS record.
 
-Reads one JSON object, says "ready", begins when told to, prints one JSON object. Times are of the monotonic clock,
-which all processes share.
+Reads one JSON object, says "ready", begins when told to, says "flowing" when every client gets the body of its last
+request, or has ended; prints one JSON object. Times are of the monotonic clock, which all processes share.
 """
 
 import json
@@ -16,6 +16,7 @@ import ssl
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
@@ -45,9 +46,13 @@ class Answer:
 class Connection:
     """One TLS connection to an origin, perhaps through a proxy."""
 
-    def __init__(self, origin: str, proxy: str | None, context: ssl.SSLContext, patience: float) -> None:
+    def __init__(
+        self, origin: str, proxy: str | None, context: ssl.SSLContext, patience: float, pace: int | None
+    ) -> None:
         host, port = split(origin)
         plain = socket.create_connection(split(f"//{proxy}") if proxy else (host, port), patience)
+        if pace:  # else the kernel would take megabytes for it at once
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, pace)
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if proxy:
@@ -57,9 +62,10 @@ class Connection:
             plain.close()
             raise
         self._host = f"{host}:{port}"
+        self._pace = pace
 
-    def ask(self, method: str, target: str, buffer: memoryview, *, close: bool) -> Answer:
-        """One request and the whole of its answer, whose body is counted and forgotten."""
+    def ask(self, method: str, target: str, buffer: memoryview, *, close: bool, flows: Callable[[], object]) -> Answer:
+        """One request and the whole of its answer, whose body is counted and forgotten. `flows`: some of it came."""
         asked = f"{method} {target} HTTP/1.1\r\nHost: {self._host}\r\nAccept: {ACCEPT}\r\nUser-Agent: bench\r\n"
         self._sock.sendall(f"{asked}{'Connection: close' if close else 'Connection: keep-alive'}\r\n\r\n".encode())
         count = self._sock.recv_into(buffer)
@@ -80,6 +86,9 @@ class Connection:
             if not (more := self._sock.recv_into(buffer)):
                 raise Broken(f"{size} of {expected} bytes")
             size += more
+            flows()
+            if self._pace:
+                time.sleep(more / self._pace)
         lasting = not close and fields.get("connection", "").lower() != "close"
         return Answer(status, fields.get("location", ""), first, size, lasting)
 
@@ -93,6 +102,8 @@ class Client(threading.Thread):
     def __init__(self, order: dict[str, Any], script: list[list[Any]], context: ssl.SSLContext) -> None:
         super().__init__(daemon=True)
         self.samples: list[list[Any]] = []
+        #: The body of the last request comes, or nothing more will.
+        self.flowing = threading.Event()
         self._order = order
         self._script = script
         self._context = context
@@ -113,7 +124,12 @@ class Client(threading.Thread):
                 trouble = f"{method} {path}: {error!r}"[:300]
                 self._forget()
             self.samples.append([begin, first, time.monotonic(), status, size, trouble])
+        self.flowing.set()
         self._forget()
+
+    def _flows(self) -> None:
+        if len(self.samples) == len(self._script) - 1:
+            self.flowing.set()
 
     def _follow(self, method: str, path: str) -> Answer:
         url = self._order["origin"] + path
@@ -131,7 +147,9 @@ class Client(threading.Thread):
         connection = self._kept.pop(origin, None) or self._connect(origin)
         answer = None
         try:
-            answer = connection.ask(method, target, self._buffer, close=not self._order["keep_alive"])
+            answer = connection.ask(
+                method, target, self._buffer, close=not self._order["keep_alive"], flows=self._flows
+            )
         finally:
             if answer is not None and answer.lasting:
                 self._kept[origin] = connection
@@ -140,7 +158,8 @@ class Client(threading.Thread):
         return answer
 
     def _connect(self, origin: str) -> Connection:
-        return Connection(origin, self._order["proxy"], self._context, self._order["patience"])
+        order = self._order
+        return Connection(origin, order["proxy"], self._context, order["patience"], order["pace"])
 
     def _forget(self) -> None:
         while self._kept:
@@ -183,6 +202,9 @@ def main() -> None:
     sys.stdin.readline()
     for client in clients:
         client.start()
+    for client in clients:
+        client.flowing.wait()
+    print("flowing", flush=True)  # noqa: T201 - as above
     for client in clients:
         client.join()
     used = resource.getrusage(resource.RUSAGE_SELF)

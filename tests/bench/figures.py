@@ -38,6 +38,8 @@ METRICS: Final[dict[str, Metric]] = {
     "renewed_latency": Metric("latency, new connections", "ms", 1, added=True),
     "p50": Metric("p50 of a request", "ms", 1),
     "p99": Metric("p99 of a request", "ms", 1),
+    "kept_speed": Metric("speed that is left", "of its own", 2, more=True),
+    "added_p99": Metric("added to the p99", "ms", 1),
     "cold": Metric("cold, wall time", "s", 1),
     "warm": Metric("warm, wall time", "s", 1),
     "cold_wan": Metric("cold, over the WAN", "MB"),

@@ -6,8 +6,8 @@ Responsible for starting, gathering and ending them. Must not know what the requ
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -71,17 +71,40 @@ class Outcome:
 
 def run(access: Access, scripts: Sequence[Script], *, keep_alive: bool = True, site: Site = HERE) -> Outcome:
     """One client for each script, all at once."""
+    with _crowd(access, scripts, site=site, keep_alive=keep_alive) as crowd:
+        found = [process.outcome() for process in crowd]
+    return Outcome([client for outcome in found for client in outcome.clients], sum(outcome.cpu for outcome in found))
+
+
+@contextmanager
+def meanwhile(
+    access: Access, scripts: Sequence[Script], *, pace: int | None = None, site: Site = HERE
+) -> Iterator[None]:
+    """As long as this block takes, others go through scripts: it begins when each gets the body of its last request.
+
+    `pace` is how many bytes a second each of them takes. At the end of the block they are cut.
+    """
+    with _crowd(access, scripts, site=site, pace=pace) as crowd:
+        for process in crowd:
+            process.flowing()
+        yield
+
+
+@contextmanager
+def _crowd(
+    access: Access, scripts: Sequence[Script], *, site: Site, keep_alive: bool = True, pace: int | None = None
+) -> Iterator[list["_Process"]]:
+    """They have begun."""
     shares = [scripts[number::PROCESSES] for number in range(min(PROCESSES, len(scripts)))]
     with ExitStack() as stack:
         crowd = [stack.enter_context(_Process(site)) for _ in shares]
         for process, share in zip(crowd, shares, strict=True):
-            process.order(access, share, keep_alive)
+            process.order(access, share, keep_alive, pace)
         for process in crowd:
             process.ready()
         for process in crowd:
             process.go()
-        found = [process.outcome() for process in crowd]
-    return Outcome([client for outcome in found for client in outcome.clients], sum(outcome.cpu for outcome in found))
+        yield crowd
 
 
 class _Process:
@@ -107,7 +130,7 @@ class _Process:
         self._process.kill()
         self._process.communicate()
 
-    def order(self, access: Access, scripts: Sequence[Script], keep_alive: bool) -> None:
+    def order(self, access: Access, scripts: Sequence[Script], keep_alive: bool, pace: int | None) -> None:
         self._say(
             json.dumps(
                 {
@@ -117,6 +140,7 @@ class _Process:
                     "named": access.named,
                     "keep_alive": keep_alive,
                     "patience": PATIENCE,
+                    "pace": pace,
                     "scripts": scripts,
                 }
             )
@@ -129,7 +153,12 @@ class _Process:
     def go(self) -> None:
         self._say("go")
 
+    def flowing(self) -> None:
+        if self._hear() != "flowing":
+            raise RuntimeError("a client got nothing (see above)")
+
     def outcome(self) -> Outcome:
+        self.flowing()
         found = json.loads(self._hear())
         return Outcome([[Sample(*sample) for sample in client] for client in found["samples"]], found["cpu"])
 

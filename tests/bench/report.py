@@ -21,6 +21,8 @@ SHOWN: Final = {
     "e": ("pulls", "p50", "p99"),
     "f": ("renewed_rate", "kept_rate", "kept_latency"),
     "g": ("cold", "warm", "cold_wan", "warm_wan"),
+    "j": ("kept_speed", "speed", "memory"),
+    "k": ("added_p99", "p99"),
 }
 #: Of which there is nothing to compare.
 PLAIN: Final = {"failed", "upstream", "clients"}

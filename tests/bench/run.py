@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import processes, wan
+from bench.fairness import Beside, Crowded
 from bench.figures import Table
 from bench.peers import SUBJECTS
 from bench.site import HERE, Site
@@ -22,12 +23,14 @@ from bench.sizes import Sizes
 from bench.subjects import Place, Subject
 from bench.upstream import Upstream
 from bench.wan import Wan
-from bench.works import WORKS, Measured, Work
+from bench.works import Checks, Herd, Images, ManyHits, Measured, Miss, OneHit, Work
 
 #: Sentences about one subject and work that are kept.
 TOLD: Final = 3
 #: Characters of what a subject said that did not start.
 TOLD_OF_START: Final = 300
+#: Those that need no network of their own.
+WORKS: Final[tuple[type[Work], ...]] = (OneHit, ManyHits, Miss, Herd, Images, Checks, Crowded, Beside)
 #: Bytes that a subject may keep from one work to the next, on disk or in memory.
 MUCH: Final = 1 << 30
 #: The line decides about work (g), and it is the same line each time.

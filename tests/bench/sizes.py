@@ -10,14 +10,14 @@ KIB, MIB = 1024, 1024 * 1024
 class Sizes:
     """Bytes and numbers, by what the issue of speed calls (a) to (g)."""
 
-    large: int  # (a), (c)
+    large: int  # (a), (c), (j), (k)
     medium: int  # (b), (d)
     crowd: int  # clients of (b)
     herd: int  # clients of (d)
-    pullers: int  # clients of (e)
+    pullers: int  # clients of (e), slow ones of (j)
     layers: int  # of the image of (e)
     layer: int
-    checkers: int  # clients of (f)
+    checkers: int  # clients of (f), (k)
     kept: int  # checks by each over one connection
     renewed: int  # checks by each over connections of their own
     machines: int  # clients of (g)

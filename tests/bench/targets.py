@@ -58,6 +58,8 @@ TARGETS: Final = (
     # What the LAN limits and not the WAN takes a fraction of the time, and next to no bytes of it.
     Target("g", "warm", "≤", 0.1, peers=(DIRECT,)),
     Target("g", "warm_wan", "≤", 0.01, peers=(DIRECT,)),
+    Target("j", "kept_speed", "≥", 0.8, "alone"),
+    Target("k", "added_p99", "≤", 20, "alone"),
 )
 
 

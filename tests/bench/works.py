@@ -184,7 +184,7 @@ class Images(Warm):
     def measure(self, subject: Subject) -> Measured:
         measured, outcome = observed(subject, [self.image(subject).pull] * self.sizes.pullers, keep_alive=False)
         whole = [client for client in outcome.clients if not any(sample.trouble for sample in client)]
-        good = _good(outcome.samples())
+        good = served(outcome.samples())
         seconds = _wall(outcome.samples())
         measured.metrics["pulls"] = len(whole) / seconds if whole else None
         measured.latencies = [sample.seconds for sample in good]
@@ -214,17 +214,13 @@ class Checks(Warm):
         kept, over_one = observed(subject, [[check] * self.sizes.kept] * self.sizes.checkers)
         renewed, over_new = observed(subject, [[check] * self.sizes.renewed] * self.sizes.checkers, keep_alive=False)
         for name, outcome in (("kept", over_one), ("renewed", over_new)):
-            good = _good(outcome.samples())
+            good = served(outcome.samples())
             renewed.metrics[f"{name}_rate"] = len(good) / _wall(outcome.samples()) if good else None
             latency = _median_of([sample.seconds for sample in good])
             renewed.metrics[f"{name}_latency"] = latency
         renewed.metrics["failed"] = (kept.metrics["failed"] or 0) + (renewed.metrics["failed"] or 0)
         renewed.troubles += kept.troubles
         return renewed
-
-
-#: Those that need no network of their own.
-WORKS: Final[tuple[type[Work], ...]] = (OneHit, ManyHits, Miss, Herd, Images, Checks)
 
 
 def warm(subject: Subject, image: Image) -> None:
@@ -243,7 +239,7 @@ def pulled_layer(subject: Subject, image: Image, clients: int) -> tuple[Measured
     script = [*image.opening, image.layers[0].get]
     measured, outcome = observed(subject, [script] * clients)
     samples = outcome.samples(OPENING)
-    good = _good(samples)
+    good = served(samples)
     seconds, size = _wall(samples), sum(sample.size for sample in good)
     failed = len(good) < len(samples)
     measured.metrics |= {
@@ -290,7 +286,8 @@ def asked(image: Image) -> list[Ask]:
     return [*image.opening, *(layer.get for layer in image.layers)]
 
 
-def _good(samples: Sequence[Sample]) -> list[Sample]:
+def served(samples: Sequence[Sample]) -> list[Sample]:
+    """Those that got what they asked for."""
     return [sample for sample in samples if not sample.trouble]
 
 

@@ -8,11 +8,11 @@ import pytest
 from bench import report
 from bench.document import document
 from bench.figures import quantile, ratio, summary
-from bench.run import Findings, Terms
+from bench.run import WORKS, Findings, Terms
 from bench.sizes import QUICK
 from bench.targets import TARGETS, judged
 from bench.wan import Wan
-from bench.works import WORKS, Work
+from bench.works import Work
 
 TERMS = Terms(QUICK, 3, "a", ("pullthrough", "squid", "nginx"), None, quick=False)
 

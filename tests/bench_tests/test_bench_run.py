@@ -33,31 +33,30 @@ def started(folder: Path, *arguments: str, path: str = "") -> "subprocess.Popen[
 
 @pytest.mark.timeout(300)
 def test_a_quick_run_measures_every_work_and_names_who_lacks(tmp_path: Path) -> None:
-    # one worker: between two, a blob may be fetched again while it is committed (docs/ARCHITECTURE.md)
-    arguments = ("--quick", "--only", "a,d,e", "--workers", "1", "--subjects", ",".join(SUBJECTS))
+    arguments = ("--quick", "--only", "a,d,e,j,k", "--workers", "2", "--subjects", ",".join(SUBJECTS))
     running = started(tmp_path, *arguments)
     told, said = running.communicate(timeout=280)
     found = json.loads((tmp_path / "results" / "bench.json").read_text())
 
     assert running.returncode == 0, said
-    assert set(found["works"]) == set("ade")
+    assert set(found["works"]) == set("adejk")
     assert set(found["subjects"]) == set(SUBJECTS)
     assert set(found["missing"]) <= {"squid"}  # not installed; or root's, whose user may not enter our folders
     for work in found["works"].values():
-        assert_measured(work, [name for name in SUBJECTS if name not in found["missing"]])
+        assert_measured(work, [name for name in SUBJECTS if name not in found["missing"]], said)
     assert found["works"]["d"]["figures"]["pullthrough"]["copies"]["median"] == 1.0
     assert found["works"]["a"]["figures"]["pullthrough"]["upstream"]["median"] == 0.0
-    assert {verdict["work"] for verdict in found["targets"]} == set("ade")
+    assert {verdict["work"] for verdict in found["targets"]} == set("adejk")
     assert set(found["latencies"]) == set(found["herd"]) == set(SUBJECTS) - set(found["missing"])
     assert "speed ≥ 2 x squid" in told
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def assert_measured(work: dict[str, Any], subjects: list[str]) -> None:
+def assert_measured(work: dict[str, Any], subjects: list[str], said: str) -> None:
     """The first metric stands for the work: every subject has it, and nothing failed."""
-    assert list(work["figures"]) == subjects
+    assert list(work["figures"]) == subjects, said
     for figures in work["figures"].values():
-        assert figures[work["metrics"][0]]["median"] > 0
+        assert figures[work["metrics"][0]]["median"] is not None, said
         assert figures["failed"]["median"] == 0
 
 
